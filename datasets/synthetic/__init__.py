@@ -1,0 +1,1 @@
+"""Synthetic wafer images with boxes taken from the noise-free difference."""

@@ -1,0 +1,1 @@
+"""From image files to rows of predictions, whatever model answers."""

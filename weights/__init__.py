@@ -1,0 +1,1 @@
+"""Checkpoints as records: listed, verified, loaded without pickle, converted."""

@@ -1,10 +1,448 @@
-"""The command line."""
+"""The command line: each command parses, calls one library function, and prints.
 
+Results go to stdout, notes and progress to stderr. Nothing heavy is imported before a command
+needs it, so that ``wafer --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import click
 import typer
+from typer.core import TyperGroup
 
-app = typer.Typer(no_args_is_help=True)
+__all__ = ["app"]
+
+
+class WaferGroup(TyperGroup):
+    """Turns what the user can mend into plain lines and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; errors of ours and of the file system become one message."""
+        from wafer.datasets.errors import WaferError
+
+        try:
+            return super().invoke(ctx)
+        except WaferError as error:
+            _note(f"wafer: {error}")
+        except OSError as error:
+            where = "" if error.filename is None else f"{error.filename}: "
+            _note(f"wafer: {where}{error.strerror or error}")
+        except KeyboardInterrupt:
+            _note("wafer: stopped; start the same command again to go on")
+        raise typer.Exit(1)
+
+
+app = typer.Typer(
+    cls=WaferGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+weights_app = typer.Typer(no_args_is_help=True, help="List, verify and import model files.")
+app.add_typer(weights_app, name="weights")
+
+Where = Annotated[
+    Path | None,
+    typer.Option("--workspace", metavar="DIR", help="The workspace; else the one at or above."),
+]
+Seed = Annotated[int, typer.Option(help="Decides every random choice.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda:N.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+Format = Literal["yolo", "voc", "coco"]
+Evaluated = Literal["test", "val", "train", "all"]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"wafer {version('wafer-defects')}")
+        raise typer.Exit
 
 
 @app.callback()
-def main() -> None:
-    """Detect and classify defects on silicon wafers."""
+def main(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Find and classify defects in microscope images of silicon wafers.
+
+    Start with `wafer demo`, or with `wafer init` on images of your own.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("wafer").setLevel(logging.INFO)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("demo"),
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run everything once on synthetic images: data, training, evaluation, predictions, report.
+
+    Takes less than ten minutes on two cores. Killed, the same command goes on.
+    """
+    from wafer.experiments.demo import run_demo
+
+    with _bars() as progress:
+        result = run_demo(folder, seed=seed, progress=progress)
+    _show_evaluation(result.evaluation, as_json)
+    _note(f"report      {result.report}")
+    _note(f"predictions {result.predictions}")
+    _note(
+        "These images are synthetic: the figures show that it works, not how well on your wafers."
+    )
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the new workspace.")],
+    images: Annotated[Path, typer.Option(help="Folder of the images; they stay where they are.")],
+    image_labels: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="image,class[,group][,split]")
+    ] = None,
+    boxes: Annotated[Path | None, typer.Option(help="Boxes that were drawn already.")] = None,
+    boxes_format: Annotated[
+        Format | None, typer.Option("--format", help="Format of the boxes; else detected.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(metavar="YAML", help="Class table; else derived from the data.")
+    ] = None,
+    none: Annotated[str | None, typer.Option(metavar="NAME", help='The class "no defect".')] = None,
+    train_list: Annotated[
+        Path | None, typer.Option(help="Text file: training images, one name a line.")
+    ] = None,
+    val_list: Annotated[Path | None, typer.Option(help="The same for validation.")] = None,
+    test_list: Annotated[Path | None, typer.Option(help="The same for testing.")] = None,
+    group_pattern: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Finds lot or wafer in the image's path.")
+    ] = None,
+    white_level: Annotated[int, typer.Option(help="Value of white in 16-bit images.")] = 65535,
+    colour: Annotated[bool, typer.Option("--colour", help="The images are colour.")] = False,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Make a workspace around a folder of images; the images are not touched."""
+    from wafer.datasets.initialisation import initialise
+
+    lists: dict[str, Path | None] = {"train": train_list, "val": val_list, "test": test_list}
+    made = initialise(
+        folder,
+        images=images,
+        image_labels=image_labels,
+        boxes=boxes,
+        boxes_format=boxes_format,
+        classes=classes,
+        none_class=none,
+        splits={name: path for name, path in lists.items() if path is not None} or None,
+        group_pattern=group_pattern,
+        white_level=white_level,
+        colour=colour,
+        seed=seed,
+        force=force,
+    )
+    _notes(made.notes)
+    typer.echo(made.workspace.root)
+
+
+@app.command()
+def synth(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the new workspace.")],
+    images: Annotated[int, typer.Option(help="How many images.")] = 600,
+    counts: Annotated[
+        str, typer.Option(metavar="paper|balanced|NAME=N,...", help="Images of each class.")
+    ] = "paper",
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 680,
+    difficulty: Annotated[
+        Literal["easy", "paper", "hard"], typer.Option(help="Size and contrast of the defects.")
+    ] = "paper",
+    seed_fraction: Annotated[
+        float, typer.Option(help="Share of the images whose boxes are in labels/.")
+    ] = 1.0,
+    label_noise: Annotated[
+        float, typer.Option(help="Share of training images with a wrong class.")
+    ] = 0.0,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Make a workspace of synthetic wafer images with true boxes."""
+    from wafer.datasets.synthetic.generate import generate_workspace
+
+    with _bar("rendering") as progress:
+        workspace = generate_workspace(
+            folder,
+            images=images,
+            counts=counts,
+            size=size,
+            difficulty=difficulty,
+            seed_fraction=seed_fraction,
+            label_noise=label_noise,
+            seed=seed,
+            force=force,
+            progress=progress,
+        )
+    typer.echo(workspace.root)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A data set or a workspace.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="A new folder.")],
+    to: Annotated[Format, typer.Option(help="Format to write.")],
+    source_format: Annotated[
+        Format | None, typer.Option("--from", help="Format of SRC; else detected.")
+    ] = None,
+    none: Annotated[str | None, typer.Option(metavar="NAME", help='The class "no defect".')] = None,
+) -> None:
+    """Copy a data set into another annotation format."""
+    from wafer.datasets.conversion import convert as convert_dataset
+
+    done = convert_dataset(source, destination, to=to, source_format=source_format, none_class=none)
+    _notes(done.notes)
+    _note(f"{done.images} images, {done.boxes} boxes, {done.unlabelled} images without labels")
+    typer.echo(destination)
+
+
+@app.command()
+def split(
+    train: Annotated[float, typer.Option(help="Share for training.")] = 0.65,
+    val: Annotated[float, typer.Option(help="Share for choosing epochs and thresholds.")] = 0.15,
+    test: Annotated[float, typer.Option(help="Share for reporting.")] = 0.20,
+    seed: Seed = 0,
+    workspace: Where = None,
+) -> None:
+    """Split the images anew, stratified by class, groups kept whole."""
+    from wafer.datasets.splitting import resplit
+
+    done = resplit(_workspace(workspace), train=train, val=val, test=test, seed=seed)
+    _notes(done.notes)
+    if done.kept is not None:
+        _note(f"the old table is kept as {done.kept.name}")
+    for name in ("train", "val", "test", "unused"):
+        typer.echo(f"{name} {sum(sample.split == name for sample in done.samples)}")
+
+
+@app.command()
+def train(
+    model: Annotated[
+        Literal["yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x"],
+        typer.Option(help="Size of the detector."),
+    ] = "yolov5n",
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="First weights: an official YOLOv5 v6/v7 or a wafer model file."),
+    ] = None,
+    img_weights: Annotated[
+        bool, typer.Option("--img-weights", help="Draw rare and badly found classes more often.")
+    ] = False,
+    epochs: Annotated[int, typer.Option(help="How often all images are seen.")] = 100,
+    batch: Annotated[int, typer.Option(help="Images a step.")] = 64,
+    imgsz: Annotated[int, typer.Option(help="Training size in pixels, a multiple of 32.")] = 256,
+    max_backgrounds: Annotated[
+        int | None, typer.Option(help="At most so many images without a defect; else all.")
+    ] = None,
+    optimizer: Annotated[
+        Literal["auto", "SGD", "Adam", "AdamW"], typer.Option(help="auto also chooses lr0.")
+    ] = "auto",
+    lr0: Annotated[float, typer.Option(help="First learning rate; not used by auto.")] = 0.01,
+    patience: Annotated[
+        int, typer.Option(help="Stop after so many epochs without a better validation.")
+    ] = 100,
+    seed: Seed = 0,
+    device: Device = "auto",
+    workspace: Where = None,
+) -> None:
+    """Train a YOLOv5 on the workspace; killed, the same command goes on."""
+    from wafer.detector.training import train_detector
+
+    found = _workspace(workspace)
+    with _epochs() as progress:
+        trained = train_detector(
+            found,
+            model=model,
+            weights=weights,
+            img_weights=img_weights,
+            epochs=epochs,
+            batch=batch,
+            imgsz=imgsz,
+            max_backgrounds=max_backgrounds,
+            optimizer=optimizer,
+            lr0=lr0,
+            patience=patience,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+    _notes(trained.notes)
+    for name, value in trained.metrics.items():
+        _note(f"{name:<12} {'-' if value is None else format(value, '.3f')} (val)")
+    _note("next: `wafer evaluate` on the test split, `wafer classify IMAGES` for new images")
+    typer.echo(trained.folder)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        Path | None, typer.Argument(metavar="[MODEL]", help="Run folder or model file.")
+    ] = None,
+    split: Annotated[
+        Evaluated, typer.Option(help="all includes training images and is optimistic.")
+    ] = "test",
+    device: Device = "auto",
+    as_json: AsJson = False,
+    workspace: Where = None,
+) -> None:
+    """Measure a model on the workspace; writes metrics.json, figures and report.html."""
+    from wafer.detector.evaluating import evaluate_model
+
+    found = _workspace(workspace)
+    with _bar("evaluating") as progress:
+        done = evaluate_model(found, weights=model, split=split, device=device, progress=progress)
+    _show_evaluation(done.evaluation, as_json)
+    _note(f"report {done.report}")
+
+
+@app.command()
+def classify(
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGES...", help="Folder, pattern, list file or files.")
+    ],
+    weights: Annotated[
+        Path | None, typer.Option(help="Run folder or model file; else the workspace's model.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="A .csv or .jsonl file.")] = Path("predictions.csv"),
+    recursive: Annotated[bool, typer.Option("--recursive", help="Walk into sub-folders.")] = False,
+    batch: Annotated[int, typer.Option(help="Images a step.")] = 16,
+    device: Device = "auto",
+    force: Force = False,
+    workspace: Where = None,
+) -> None:
+    """Write one row for each image: box, class, confidence, and whether a person should look.
+
+    The exit code is 1 when some image could not be read; its row says why.
+    """
+    from wafer.detector.classification import classify_images
+
+    with _bar("classifying") as progress:
+        done = classify_images(
+            images,
+            weights=weights,
+            workspace=workspace,
+            output=output,
+            recursive=recursive,
+            batch=batch,
+            device=device,
+            force=force,
+            progress=progress,
+        )
+    _note(
+        f"{done.rows} images, {done.review} for review, {done.errors} unreadable, "
+        f"{done.images_per_second:.0f} images/s"
+    )
+    typer.echo(output)
+    if done.errors:
+        raise typer.Exit(1)
+
+
+@weights_app.command("list")
+def weights_list() -> None:
+    """Show the model files that are known, and where they are."""
+    from wafer.weights.library import list_weights
+
+    for row in list_weights():
+        typer.echo(f"{row.name}  {row.architecture}  {row.licence}  {row.path or 'not here'}")
+
+
+@weights_app.command("verify")
+def weights_verify(
+    name: Annotated[str, typer.Argument(metavar="FILE|NAME", help="A file or a known name.")],
+) -> None:
+    """Check that a model file is what it should be."""
+    from wafer.weights.library import verify_weights
+
+    found = verify_weights(name)
+    typer.echo(f"{found.path}: {found.content}, sha256 {found.sha256}")
+
+
+@weights_app.command("import")
+def weights_import(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="An official YOLOv5 v6/v7 file.")],
+) -> None:
+    """Turn an official YOLOv5 file into first weights for `wafer train --weights`."""
+    from wafer.detector.architecture import shapes_of
+    from wafer.weights.library import import_weights
+
+    done = import_weights(path, shapes_of=shapes_of)
+    _note(f"{done.report.matched} tensors of {done.architecture} fit")
+    typer.echo(done.path)
+
+
+def _workspace(folder: Path | None) -> Any:
+    from wafer.datasets.workspace import find_workspace, open_workspace
+
+    return find_workspace() if folder is None else open_workspace(folder)
+
+
+def _show_evaluation(evaluation: Any, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(evaluation.to_dict(), indent=2))
+        return
+    from rich.console import Console
+
+    from wafer.evaluation.tables import summary_table
+
+    Console().print(summary_table(evaluation))
+
+
+def _note(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _notes(texts: tuple[str, ...]) -> None:
+    for text in texts:
+        _note(f"note: {text}")
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show progress and time left on stderr, one bar for each step that reports."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+    from rich.progress import TimeElapsedColumn as Elapsed
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (TextColumn("{task.description:<11}"), BarColumn(), MofNCompleteColumn())
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, Elapsed(), Remaining(), console=Console(stderr=True)) as bars:
+
+        def show(step: str, done: int, total: int | None) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=total)
+            bars.update(tasks[step], completed=done, total=total)
+
+        yield show
+
+
+@contextmanager
+def _bar(step: str) -> Iterator[Callable[[int, int | None], None]]:
+    with _bars() as show:
+        yield lambda done, total: show(step, done, total)
+
+
+@contextmanager
+def _epochs() -> Iterator[Callable[[int, int, int, int], None]]:
+    """Show a training: the callback takes epoch, epochs, batch, batches, all from 1."""
+    with _bar("training") as show:
+        yield lambda epoch, epochs, batch, batches: show(
+            (epoch - 1) * batches + batch, epochs * batches
+        )

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["atomic_file", "sha256_file", "write_bytes", "write_text"]
+__all__ = ["atomic_file", "cache_folder", "sha256_file", "write_bytes", "write_text"]
 
 CHUNK = 1 << 20
 
@@ -45,6 +45,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` as UTF-8, atomically, making its folder where needed."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder for wafer: ``$XDG_CACHE_HOME/wafer`` or ``~/.cache/wafer``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "wafer"
 
 
 def sha256_file(path: Path) -> str:

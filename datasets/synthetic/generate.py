@@ -1,0 +1,248 @@
+"""Write a synthetic workspace: images, boxes, classes, groups and splits.
+
+Images and their true boxes are written one by one, each in one step; ``synth.json`` names the
+arguments from the first moment and ``wafer.toml`` is the last file, so that a killed run is
+recognised and completed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from pathlib import Path
+
+from wafer.datasets.boxes import box_lines, parse_boxes
+from wafer.datasets.classes import paper_classes
+from wafer.datasets.errors import DataError, Fault, WorkspaceError
+from wafer.datasets.files import write_bytes, write_text
+from wafer.datasets.reading import label_name
+from wafer.datasets.records import Annotation, Sample
+from wafer.datasets.splits import split_samples
+from wafer.datasets.synthetic.labels import blur_labels, keep_share
+from wafer.datasets.synthetic.plan import SampleSpec, class_counts, plan_samples
+from wafer.datasets.workspace import Workspace, create_workspace, open_workspace
+
+__all__ = ["generate_workspace"]
+
+log = logging.getLogger(__name__)
+
+GENERATOR = 1
+"""Raised whenever equal arguments no longer give equal images."""
+
+RECORD = "synth.json"
+DERIVED = ("labels", ".cache", "image_labels.csv", "classes.yaml", "data.yaml")
+CHUNK = 4
+
+Progress = Callable[[int, int], None]
+
+
+def generate_workspace(
+    root: Path,
+    *,
+    images: int = 600,
+    counts: str | Mapping[str, int] = "paper",
+    size: int = 680,
+    difficulty: str = "paper",
+    seed: int = 0,
+    seed_fraction: float = 1.0,
+    label_noise: float = 0.0,
+    center_sigma: float | None = None,
+    families: Sequence[str] | None = None,
+    processes: int | None = None,
+    progress: Progress | None = None,
+    force: bool = False,
+) -> Workspace:
+    """Write a workspace of synthetic wafer images and return it.
+
+    Equal arguments give equal bytes in every file, whatever ``processes``. A run that was killed
+    is completed by the same call; a finished one is returned as it is.
+
+    Args:
+        root: folder of the workspace; made, or empty, or an unfinished run of this same call.
+        images: number of images, used by the counts ``paper`` and ``balanced``.
+        counts: ``paper``, ``balanced``, ``NAME=N,NAME=N`` or a mapping of class name to number.
+        size: side of the square images, 64 to 4096 pixels.
+        difficulty: ``easy``, ``paper`` or ``hard``.
+        seed: any whole number; another seed gives other wafers.
+        seed_fraction: share of the images of each class whose boxes stand in ``labels/``, 0 to 1,
+            at least one image a class; ``truth/`` has all.
+        label_noise: share of training images given a wrong class, 0 to 1; if not 0, training
+            boxes are also off by 3 to 8 % a side. ``truth/`` stays clean.
+        center_sigma: spread of the defect around the middle of the frame as a share of the side,
+            as review tools centre it; None places defects evenly.
+        families: layout families to draw from; None is all, in the design's shares.
+        processes: number of processes; None takes one per processor.
+        progress: called with (images done, images in all) after each image.
+        force: replace an earlier synthetic workspace of other arguments.
+
+    Raises:
+        DataError: arguments outside their range; nothing is written.
+        WorkspaceError: the folder holds files of other origin, or of other arguments without
+            ``force``.
+    """
+    _check_shares(seed_fraction, label_noise, processes)
+    numbers = class_counts(counts, images=images)
+    specs = plan_samples(
+        numbers,
+        size=size,
+        difficulty=difficulty,
+        seed=seed,
+        center_sigma=center_sigma,
+        families=families,
+    )
+    record = {
+        "generator": GENERATOR,
+        "counts": numbers,
+        "size": size,
+        "difficulty": difficulty,
+        "seed": seed,
+        "seed_fraction": seed_fraction,
+        "label_noise": label_noise,
+        "center_sigma": center_sigma,
+        "families": None if families is None else sorted(families),
+    }
+    if _claim(root, record, force=force):
+        return open_workspace(root)
+    _render_missing(root, specs, processes, progress)
+    _clear(root, DERIVED)  # a run killed while it wrote these left some of them
+    samples = split_samples(_true_samples(root, specs), seed=seed)
+    samples = blur_labels(samples, share=label_noise, size=size, seed=seed)
+    samples = keep_share(samples, share=seed_fraction, seed=seed)
+    return create_workspace(root, images=root / "images", classes=paper_classes(), samples=samples)
+
+
+def _claim(root: Path, record: Mapping[str, object], *, force: bool) -> bool:
+    """Make the folder ours; return True if it already holds this very workspace, finished."""
+    if root.exists() and not root.is_dir():
+        raise WorkspaceError(f"{root} is a file; name a new folder")
+    if not root.is_dir() or not any(root.iterdir()):
+        write_text(root / RECORD, json.dumps(record, indent=1) + "\n")
+        return False
+    before = _read_record(root)
+    if before == json.loads(json.dumps(record)):
+        return (root / "wafer.toml").exists()
+    if not force:
+        keys = sorted(key for key in record if before.get(key) != record[key])
+        raise WorkspaceError(
+            f"{root} holds synthetic images of other arguments ({', '.join(keys)} differ); "
+            "name another folder or add --force"
+        )
+    # The mark of completeness goes first; runs and models stay.
+    _clear(root, ("wafer.toml", *DERIVED, "images", "truth"))
+    write_text(root / RECORD, json.dumps(record, indent=1) + "\n")
+    return False
+
+
+def _read_record(root: Path) -> dict[str, object]:
+    try:
+        record = json.loads((root / RECORD).read_text(encoding="utf-8"))
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+        record = None
+    if not isinstance(record, dict):
+        raise WorkspaceError(f"{root} holds files that are not of `synth`; name a new folder")
+    return record
+
+
+def _clear(root: Path, names: Sequence[str]) -> None:
+    for path in (root / name for name in names):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _render_missing(
+    root: Path, specs: Sequence[SampleSpec], processes: int | None, progress: Progress | None
+) -> None:
+    """Write the images that are not there yet; an image in place is complete, with its boxes."""
+    for leftover in root.glob("*/.*.tmp-*"):
+        leftover.unlink(missing_ok=True)
+    missing = [spec for spec in specs if not (root / "images" / spec.name).exists()]
+    done = len(specs) - len(missing)
+    if done:
+        log.info("going on after %d of %d images", done, len(specs))
+    workers = min(processes or os.cpu_count() or 1, math.ceil(len(missing) / CHUNK))
+    for _ in _each(root, missing, workers):
+        done += 1
+        if progress is not None:
+            progress(done, len(specs))
+
+
+def _each(root: Path, specs: Sequence[SampleSpec], workers: int) -> Iterator[None]:
+    if workers < 2:
+        yield from map(_write_image, repeat(root), specs)
+        return
+    # Spawned, not forked: the caller may hold threads (torch, OpenCV) that a fork would break.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _follow_parent) as pool:
+        try:
+            yield from pool.map(_write_image, repeat(root), specs, chunksize=CHUNK)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _follow_parent() -> None:
+    """Prepare a worker: one thread, and no life after the parent was killed."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+
+    def end() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
+def _write_image(root: Path, spec: SampleSpec) -> None:
+    from wafer.datasets.synthetic.optics import encode_jpeg
+    from wafer.datasets.synthetic.render import render_sample
+
+    rendering = render_sample(spec)
+    annotations = [Annotation(box, spec.image_class) for box in rendering.boxes]
+    text = box_lines(annotations, classes=paper_classes(), size=(spec.size, spec.size))
+    # The image comes last: where it is, its boxes are.
+    write_text(root / "truth" / label_name(spec.name), text)
+    write_bytes(root / "images" / spec.name, encode_jpeg(spec, rendering.pixels))
+
+
+def _true_samples(root: Path, specs: Sequence[SampleSpec]) -> tuple[Sample, ...]:
+    """Return the samples with the boxes that ``truth/`` has, whichever run wrote them."""
+    names = dict(enumerate(paper_classes().detector_names))
+    samples, faults = [], []
+    for spec in specs:
+        path, size = root / "truth" / label_name(spec.name), (spec.size, spec.size)
+        text = path.read_text(encoding="utf-8")
+        annotations, wrong = parse_boxes(text, file=str(path), names=names, size=size)
+        faults += wrong
+        samples.append(Sample(spec.name, spec.image_class, tuple(annotations), spec.group))
+    if faults:
+        raise DataError(faults)
+    return tuple(samples)
+
+
+def _check_shares(seed_fraction: float, label_noise: float, processes: int | None) -> None:
+    faults = []
+    if not 0 < seed_fraction <= 1:
+        faults.append(_fault(f"seed fraction {seed_fraction}", "give a share above 0, up to 1"))
+    if not 0 <= label_noise <= 1:
+        faults.append(_fault(f"label noise {label_noise}", "give a share from 0 to 1"))
+    if processes is not None and processes < 1:
+        faults.append(_fault(f"{processes} processes", "give 1 or more"))
+    if faults:
+        raise DataError(faults)
+
+
+def _fault(problem: str, remedy: str) -> Fault:
+    return Fault(file="synth", problem=problem, remedy=remedy)

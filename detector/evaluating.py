@@ -1,0 +1,141 @@
+"""Measuring a detector on a split of a workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wafer.datasets.errors import DataError, Fault, WeightsError
+from wafer.datasets.images import decode_image
+from wafer.datasets.records import Sample
+from wafer.datasets.workspace import Workspace, dataset_hash, select
+from wafer.detector.loading import Detector, choose_model, load_detector
+from wafer.detector.prediction import Scored, score_samples
+from wafer.evaluation.records import Prediction
+from wafer.evaluation.report import write_report
+from wafer.evaluation.results import Evaluation, evaluate
+
+__all__ = ["Evaluated", "evaluate_model"]
+
+Split = Literal["train", "val", "test", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What was measured, and the report that shows it."""
+
+    evaluation: Evaluation
+    report: Path
+
+
+def evaluate_model(
+    workspace: Workspace,
+    *,
+    weights: Path | None = None,
+    split: Split = "test",
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluated:
+    """Measure a model on the images of a split whose boxes a person or a rule stands behind.
+
+    In a synthetic workspace the boxes of ``truth/`` are used. metrics.json, the figures and
+    report.html go to ``runs/evaluate/<model>-<split>``.
+
+    Args:
+        workspace: the images and their labels.
+        weights: a run folder or model file; None takes the workspace's own model.
+        split: ``all`` is train, val and test together, and optimistic.
+        device: ``auto``, ``cpu`` or ``cuda:N``.
+        progress: called with (images done, images in all).
+
+    Raises:
+        WeightsError: no model, or one of other classes.
+        DataError: no labelled image in the split, or faults in the workspace.
+    """
+    detector = load_detector(choose_model(workspace, weights=weights), device=device)
+    _check_classes(detector, workspace)
+    selection = select(workspace.true_samples(), split)
+    samples = selection.samples
+    if not samples:
+        problem = f"no labelled image in the split {split}"
+        remedy = "label some, or run `wafer split`"
+        raise DataError([Fault(file=str(workspace.root), problem=problem, remedy=remedy)])
+    scored = _score(detector, workspace, samples, progress)
+    detections = [found for row in scored for found in row.detections]
+    predictions = _predictions(detector, scored)
+    label = detector.checkpoint.label
+    result = evaluate(
+        samples,
+        predictions,
+        classes=workspace.classes,
+        detections=detections,
+        sizes={row.image: row.size for row in scored},
+        model=label,
+        dataset_hash=dataset_hash(workspace, samples),
+        split=split,
+        excluded={
+            "unlabelled": selection.excluded_unlabelled,
+            "untrusted": selection.excluded_untrusted,
+        },
+    )
+
+    def load_image(image: str) -> NDArray[np.uint8]:
+        return decode_image(
+            workspace.image_path(image),
+            colour=workspace.colour,
+            white_level=workspace.white_level,
+        )
+
+    report = write_report(
+        workspace.root / "runs" / "evaluate" / f"{label}-{split}",
+        result,
+        load_image=load_image,
+        samples=samples,
+        predictions=predictions,
+        detections=detections,
+        title=f"{label} on {workspace.root.resolve().name}",
+    )
+    return Evaluated(result, report)
+
+
+def _score(
+    detector: Detector,
+    workspace: Workspace,
+    samples: Sequence[Sample],
+    progress: Callable[[int, int], None] | None,
+) -> list[Scored]:
+    rows = []
+    for row in score_samples(
+        detector.model,
+        samples,
+        workspace=workspace,
+        classes=workspace.classes,
+        image_size=detector.checkpoint.image_size,
+    ):
+        rows.append(row)
+        if progress is not None:
+            progress(len(rows), len(samples))
+    return rows
+
+
+def _predictions(detector: Detector, scored: Sequence[Scored]) -> list[Prediction]:
+    decide = detector.predictor.decide
+    predictions = []
+    for row in scored:
+        name, box, confidence, decision, reason = decide(row.score, row.class_name, row.box)
+        predictions.append(Prediction(row.image, box, name, confidence, decision, reason))
+    return predictions
+
+
+def _check_classes(detector: Detector, workspace: Workspace) -> None:
+    theirs, ours = detector.checkpoint.classes, workspace.classes
+    if theirs.names != ours.names:
+        raise WeightsError(
+            f"the model {detector.checkpoint.label} knows the classes {', '.join(theirs.names)}, "
+            f"the workspace {', '.join(ours.names)}; train one here with `wafer train`"
+        )

@@ -1,0 +1,135 @@
+"""The end of a training: the best weights become a model that knows when to say "no defect"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch  # noqa: TID253
+from safetensors.torch import load_file
+
+from wafer.datasets.classes import ClassTable
+from wafer.datasets.files import atomic_file
+from wafer.datasets.records import Sample
+from wafer.datasets.workspace import Workspace
+from wafer.detector.architecture import build_model, fill_model
+from wafer.detector.loading import MODEL_FILE
+from wafer.detector.plan import TrainingPlan
+from wafer.detector.prediction import Scored, score_samples
+from wafer.detector.runs import Run, versions
+from wafer.detector.trainer import BEST, LAST, STATE
+from wafer.detector.ultralytics_adapter import VERSION, DetectionModel
+from wafer.evaluation.calibration import fit_platt, killer_escape_limit
+from wafer.evaluation.detection import average_precision
+from wafer.weights.checkpoint import DecisionRule, save_checkpoint
+
+__all__ = ["finish_run", "fit_decision"]
+
+
+def finish_run(
+    run: Run, *, workspace: Workspace, plan: TrainingPlan, val: Sequence[Sample]
+) -> Mapping[str, float | None]:
+    """Calibrate the best weights on val and write the model files of a run.
+
+    ``weights/best.safetensors`` is the model that wafer uses; ``best.pt`` and ``last.pt`` are the
+    same networks for ultralytics.
+
+    Returns:
+        mAP50 and mAP50-95 on val; None where val has no box.
+    """
+    if run.finished:
+        metrics: Mapping[str, float | None] = run.record["metrics"]
+        return metrics
+    record = run.record
+    arguments = record["arguments"]
+    model = build_model(plan.architecture, names=plan.names, channels=plan.channels)
+    fill_model(model, load_file(run.folder / BEST))
+    scored = list(
+        score_samples(
+            model.eval(),
+            val,
+            workspace=workspace,
+            classes=workspace.classes,
+            image_size=arguments["imgsz"],
+        )
+    )
+    save_checkpoint(
+        run.folder / MODEL_FILE,
+        model.state_dict(),
+        architecture=plan.architecture,
+        classes=workspace.classes,
+        image_size=arguments["imgsz"],
+        channels=plan.channels,
+        white_level=plan.white_level,
+        decision=fit_decision(val, scored, classes=workspace.classes),
+        dataset_hash=record["dataset_hash"],
+        training=arguments,
+        versions=versions(),
+    )
+    _write_ultralytics(run.folder / BEST, plan, arguments)
+    _write_ultralytics(run.folder / LAST, plan, arguments)
+    metrics = _metrics(val, scored, workspace.classes)
+    run.update(status="finished", metrics=metrics)
+    for leftover in (BEST, LAST, STATE):
+        (run.folder / leftover).unlink(missing_ok=True)
+    return metrics
+
+
+def fit_decision(
+    samples: Sequence[Sample], scored: Sequence[Scored], *, classes: ClassTable
+) -> DecisionRule:
+    """Fit P(defect) over the best score on validation images, and the limit for killers.
+
+    Without a ``none`` class, or without images of it, there is nothing to fit.
+    """
+    if classes.none_class is None:
+        return DecisionRule()
+    shown = [_classes_shown(sample, classes.none_class.name) for sample in samples]
+    known = [(row.score, names) for row, names in zip(scored, shown, strict=True) if names]
+    is_defect = [names != {classes.none_class.name} for _, names in known]
+    platt = fit_platt([score for score, _ in known], is_defect)
+    if platt is None:
+        return DecisionRule()
+    killers = {c.name for c in classes if c.killer}
+    escaping = [platt.probability(score) for score, names in known if names & killers]
+    limit = killer_escape_limit(escaping) if killers else None
+    return DecisionRule(platt=(platt.slope, platt.intercept), none_review_above=limit)
+
+
+def _classes_shown(sample: Sample, none_class: str) -> set[str]:
+    if sample.image_class is not None:
+        return {sample.image_class}
+    return {a.class_name for a in sample.annotations or ()} or {none_class}
+
+
+def _metrics(
+    samples: Sequence[Sample], scored: Sequence[Scored], classes: ClassTable
+) -> dict[str, float | None]:
+    found = average_precision(
+        samples,
+        [detection for row in scored for detection in row.detections],
+        classes=classes,
+        sizes={row.image: row.size for row in scored},
+    )
+    return {"map50": found.map50, "map50_95": found.map50_95}
+
+
+def _write_ultralytics(tensors: Path, plan: TrainingPlan, arguments: Mapping[str, Any]) -> None:
+    """Write a checkpoint that ``YOLO("best.pt")`` opens; nothing of this machine is in it."""
+    model = DetectionModel(
+        f"{plan.architecture}.yaml", ch=plan.channels, nc=len(plan.names), verbose=False
+    )
+    fill_model(model, load_file(tensors))
+    model.names = dict(enumerate(plan.names))
+    model.args = {"task": "detect", "imgsz": arguments["imgsz"]}
+    content = {
+        "epoch": -1,
+        "model": model.half(),
+        "ema": None,
+        "train_args": model.args,
+        "version": VERSION,
+        "license": "AGPL-3.0",
+    }
+    with atomic_file(tensors.with_suffix(".pt")) as handle:
+        torch.save(content, handle)

@@ -1,0 +1,99 @@
+"""Which model a command uses, and that model ready to answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch  # noqa: TID253
+
+from wafer.datasets.classes import ClassTable
+from wafer.datasets.errors import WeightsError
+from wafer.datasets.workspace import Workspace
+from wafer.detector.architecture import build_model, fill_model
+from wafer.detector.model import TorchEngine
+from wafer.detector.precision import CpuModel
+from wafer.detector.runs import newest_finished_run, torch_device
+from wafer.evaluation.calibration import PlattMap, decide
+from wafer.inference.records import Decide, Predictor
+from wafer.weights.checkpoint import Checkpoint, DecisionRule, read_checkpoint
+
+__all__ = ["MODEL_FILE", "Detector", "choose_model", "decision_of", "load_detector"]
+
+MODEL_FILE = Path("weights", "best.safetensors")
+"""Where a run folder keeps its model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """A model file and the network built from it, in evaluation mode."""
+
+    checkpoint: Checkpoint
+    model: CpuModel
+
+    @property
+    def predictor(self) -> Predictor:
+        """Return the detector as the inference room wants it."""
+        checkpoint = self.checkpoint
+        return Predictor(
+            model=checkpoint.label,
+            engine=TorchEngine(self.model),
+            classes=checkpoint.classes,
+            decide=decision_of(checkpoint.classes, checkpoint.decision),
+            image_size=checkpoint.image_size,
+            colour=checkpoint.colour,
+            white_level=checkpoint.white_level,
+        )
+
+
+def choose_model(workspace: Workspace | None, *, weights: Path | None) -> Path:
+    """Return the model file that a command uses.
+
+    That is ``weights`` (a run folder or a model file) where it is given, else the newest finished
+    run of the workspace.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    if weights is not None:
+        path = weights / MODEL_FILE if weights.is_dir() else weights
+        if not path.is_file():
+            raise WeightsError(f"{path}: no such model; name a run folder or a .safetensors file")
+        return path
+    run = None if workspace is None else newest_finished_run(workspace.runs)
+    if run is None:
+        raise WeightsError("no model was trained here yet; run `wafer train`, or give --weights")
+    return run.folder / MODEL_FILE
+
+
+def load_detector(path: Path, *, device: str = "auto") -> Detector:
+    """Read a model file and build its network.
+
+    Raises:
+        WeightsError: the file is damaged, altered, or of another architecture.
+        TrainingError: the device is not to be had.
+    """
+    checkpoint = read_checkpoint(path)
+    model = build_model(
+        checkpoint.architecture,
+        names=checkpoint.classes.detector_names,
+        channels=checkpoint.channels,
+    )
+    fill_model(model, checkpoint.tensors)
+    target = torch_device(device)
+    model = model.eval().fuse(verbose=False).to(target)
+    if target.type == "cpu":
+        model = model.to(memory_format=torch.channels_last)
+    return Detector(checkpoint, model)
+
+
+def decision_of(classes: ClassTable, rule: DecisionRule) -> Decide:
+    """Return the function that turns a best box into the answer, by the rule of a model."""
+    none = classes.none_class
+    return partial(
+        decide,
+        platt=None if rule.platt is None else PlattMap(*rule.platt),
+        none_class=None if none is None else none.name,
+        none_review_above=rule.none_review_above,
+    )

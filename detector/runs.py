@@ -1,0 +1,167 @@
+"""Run folders: numbered, resumed when the same command comes again, locked while they train."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch  # noqa: TID253
+
+from wafer.datasets.errors import TrainingError
+from wafer.datasets.files import write_text
+
+__all__ = ["Run", "locked", "newest_finished_run", "open_run", "torch_device", "versions"]
+
+RECORD = "run.json"
+PACKAGES = ("wafer-defects", "ultralytics", "torch", "torchvision", "numpy", "opencv-python")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training's folder."""
+
+    folder: Path
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Return the content of run.json."""
+        content: dict[str, Any] = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
+        return content
+
+    def update(self, **entries: Any) -> None:
+        """Add entries to run.json, replacing the file at once."""
+        path = self.folder / RECORD
+        record = self.record if path.is_file() else {}
+        write_text(path, json.dumps({**record, **entries}, indent=2, default=str) + "\n")
+
+    @property
+    def finished(self) -> bool:
+        """Return whether the training came to its end."""
+        return bool(self.record.get("status") == "finished")
+
+
+def open_run(
+    runs: Path, *, model: str, arguments: Mapping[str, Any], dataset_hash: str
+) -> tuple[Run, bool]:
+    """Return the unfinished run of the same arguments and data, or a new numbered one.
+
+    Args:
+        runs: the folder of all runs, ``runs/train`` of a workspace.
+        model: the first part of the folder's name.
+        arguments: everything that decides the result; compared with those of earlier runs.
+        dataset_hash: the data; a run over other data is never gone on with.
+
+    Returns:
+        The run, and whether it is gone on with.
+    """
+    wanted = json.loads(json.dumps(dict(arguments), default=str))
+    for run in reversed(_runs(runs, model)):
+        record = run.record
+        same = record.get("arguments") == wanted and record.get("dataset_hash") == dataset_hash
+        if same and not run.finished and not _busy(run):
+            return run, True
+    return _new_run(runs, model, wanted, dataset_hash), False
+
+
+def newest_finished_run(runs: Path) -> Run | None:
+    """Return the finished run that was started last, of whatever model."""
+    finished = [run for run in _runs(runs, "") if run.finished]
+    return max(finished, key=lambda run: str(run.record["started"]), default=None)
+
+
+@contextmanager
+def locked(run: Run) -> Iterator[None]:
+    """Hold a run for this process; the lock ends with the process, however it ends.
+
+    Raises:
+        TrainingError: another process is training in the same folder.
+    """
+    with (run.folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TrainingError(f"another process is training in {run.folder}") from error
+        yield
+
+
+def torch_device(device: str) -> torch.device:
+    """Return the device a user means: ``auto``, ``cpu`` or ``cuda:N``.
+
+    Raises:
+        TrainingError: it is not to be had on this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    number = device.removeprefix("cuda:")
+    if device == "cpu":
+        return torch.device("cpu")
+    if not number.isdecimal() or int(number) >= torch.cuda.device_count():
+        raise TrainingError(f"--device {device} is not to be had here; use cpu or auto")
+    return torch.device(device)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def _runs(runs: Path, model: str) -> list[Run]:
+    if not runs.is_dir():
+        return []
+    folders = sorted(f for f in runs.iterdir() if f.is_dir() and not f.is_symlink())
+    named = [f for f in folders if not model or f.name.rpartition("-")[0] == model]
+    return [Run(f) for f in named if (f / RECORD).is_file()]
+
+
+def _busy(run: Run) -> bool:
+    try:
+        with locked(run):
+            return False
+    except TrainingError:
+        return True
+
+
+def _new_run(runs: Path, model: str, arguments: dict[str, Any], dataset_hash: str) -> Run:
+    run = Run(_claim_folder(runs, model))
+    run.update(
+        status="running",
+        model=model,
+        arguments=arguments,
+        dataset_hash=dataset_hash,
+        started=_now(),
+        versions=versions(),
+    )
+    _point_latest(runs, run)
+    return run
+
+
+def _claim_folder(runs: Path, model: str) -> Path:
+    runs.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = runs / f"{model}-{number:03d}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def _point_latest(runs: Path, run: Run) -> None:
+    link = runs / f".latest-{run.folder.name}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(run.folder.name)
+    link.replace(runs / "latest")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

@@ -1,0 +1,85 @@
+"""The only module that imports ultralytics, silenced and fenced in before the import.
+
+Measured on ultralytics 8.4: without these settings its first import writes a settings file that
+names the current folder's ``datasets`` and ``weights`` as download folders, reports each training
+to an analytics host, installs packages at run time, and loads ``.pt`` files as full pickles.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+from wafer.datasets.files import cache_folder, write_bytes, write_text
+
+CONFIG = cache_folder() / "ultralytics"
+
+os.environ.update(
+    {
+        "YOLO_OFFLINE": "1",
+        "YOLO_AUTOINSTALL": "false",
+        "YOLO_VERBOSE": "false",
+        "YOLO_CONFIG_DIR": str(CONFIG),
+        "ULTRALYTICS_SAFE_LOAD": "1",
+        "ULTRALYTICS_API_KEY": "",
+    }
+)
+
+
+def _prepare_config(folder: Path) -> None:
+    """Write the settings and the font that ultralytics would otherwise create or download."""
+    settings = folder / "Ultralytics" / "settings.json"
+    wanted = {
+        "settings_version": "0.0.8",
+        "datasets_dir": str(folder / "datasets"),
+        "weights_dir": str(folder / "weights"),
+        "runs_dir": str(folder / "runs"),
+        "uuid": "",
+        "sync": False,
+        "api_key": "",
+        "openai_api_key": "",
+        **dict.fromkeys(("clearml", "comet", "dvc", "mlflow", "raytune"), False),
+        **dict.fromkeys(("tensorboard", "wandb", "vscode_msg", "openvino_msg"), False),
+    }
+    text = json.dumps(wanted, indent=2)
+    if not settings.is_file() or settings.read_text(encoding="utf-8") != text:
+        write_text(settings, text)
+    font = settings.with_name("Arial.ttf")
+    if not font.is_file():
+        import matplotlib as mpl
+
+        free_font = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+        write_bytes(font, free_font.read_bytes())
+
+
+_prepare_config(CONFIG)
+
+import ultralytics  # noqa: E402, TID253
+from ultralytics.cfg import get_cfg  # noqa: E402, TID253
+from ultralytics.data import augment  # noqa: E402, TID253
+from ultralytics.data.dataset import YOLODataset  # noqa: E402, TID253
+from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator  # noqa: E402, TID253
+from ultralytics.nn.tasks import DetectionModel  # noqa: E402, TID253
+from ultralytics.utils import LOGGER, RANK, SETTINGS  # noqa: E402, TID253
+from ultralytics.utils.nms import non_max_suppression  # noqa: E402, TID253
+from ultralytics.utils.torch_utils import ModelEMA, unwrap_model  # noqa: E402, TID253
+
+__all__ = [
+    "RANK",
+    "SETTINGS",
+    "VERSION",
+    "DetectionModel",
+    "DetectionTrainer",
+    "DetectionValidator",
+    "ModelEMA",
+    "YOLODataset",
+    "augment",
+    "get_cfg",
+    "non_max_suppression",
+    "unwrap_model",
+]
+
+VERSION: str = ultralytics.__version__
+LOGGER.setLevel(logging.ERROR)  # our own progress line and tables say what the user needs

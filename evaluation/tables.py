@@ -1,0 +1,102 @@
+"""An evaluation as plain tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from wafer.evaluation.results import Evaluation
+
+__all__ = ["class_table", "percent", "summary_table"]
+
+NOTHING = "-"
+
+
+def summary_table(evaluation: Evaluation) -> Table:
+    """Return the figures of the whole split, one a row; what does not apply is left out."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("figure")
+    table.add_column("%", justify="right")
+    table.add_column("95 % interval or meaning")
+    table.add_row("images", str(evaluation.n), _source(evaluation))
+    for name, value, note in _figures(evaluation):
+        if value is not None:
+            table.add_row(name, value, note)
+    return table
+
+
+def class_table(evaluation: Evaluation) -> Table:
+    """Return the figures of every class, one a row."""
+    table = Table(box=box.SIMPLE_HEAD)
+    boxed = evaluation.detection is not None
+    table.add_column("class")
+    for name in ("images", "recall", "95 %", "precision", "95 %", "F1"):
+        table.add_column(name, justify="right")
+    for name in ("AP50", "AP50-95") if boxed else ():
+        table.add_column(name, justify="right")
+    for name, row in evaluation.to_dict()["per_class"].items():
+        table.add_row(Text(name), *_class_cells(row, boxed))
+    return table
+
+
+def percent(value: float | None) -> str:
+    """Return a share as a percentage with one digit, a dash for None.
+
+    Example:
+        >>> percent(0.9341), percent(None)
+        ('93.4', '-')
+    """
+    return NOTHING if value is None else f"{100 * value:.1f}"
+
+
+def _source(evaluation: Evaluation) -> Text:
+    note = ", optimistic: includes training images" if evaluation.optimistic else ""
+    return Text(f"{evaluation.model} on {evaluation.split}{note}")
+
+
+def _figures(evaluation: Evaluation) -> Iterator[tuple[str, str | None, str]]:
+    values = evaluation.to_dict()
+    yield "accuracy", percent(values["accuracy"]), _interval(values["accuracy_interval"])
+    yield "macro F1", percent(values["macro_f1"]), "mean over classes"
+    yield "mAP50", _known(values["map50"]), "boxes at IoU 0.5"
+    yield "mAP50-95", _known(values["map50_95"]), "boxes at IoU 0.5 to 0.95"
+    yield "mAP50-95 local", _known(values["map50_95_local"]), "without full-frame classes"
+    if values["top1_boxes"] is not None:
+        yield "top-1 IoU", _known(values["top1_boxes"]["mean_iou"]), "the one box of each answer"
+    yield "mean confidence", percent(values["mean_confidence"]), "the paper's classification ratio"
+    yield "weighted accuracy", percent(values["weighted_accuracy"]), "the paper's"
+    yield "ECE", percent(values["ece"]), "how far confidence is from accuracy"
+    yield "decided automatically", percent(values["auto_rate"]), _right(values["auto_accuracy"])
+    yield "killer escape", _known(values["killer"]["escape"]), _escape(values["killer"])
+
+
+def _known(value: float | None) -> str | None:
+    return None if value is None else percent(value)
+
+
+def _interval(value: list[float] | None) -> str:
+    return NOTHING if value is None else f"{percent(value[0])} to {percent(value[1])}"
+
+
+def _right(value: float | None) -> str:
+    return "" if value is None else f"{percent(value)} of them right"
+
+
+def _escape(killer: dict[str, Any]) -> str:
+    return f"of {killer['images']} images, at most {percent(killer['escape_upper'])}"
+
+
+def _class_cells(row: dict[str, Any], boxed: bool) -> list[str]:
+    cells = [
+        str(row["support"]),
+        percent(row["recall"]),
+        _interval(row["recall_interval"]),
+        percent(row["precision"]),
+        _interval(row["precision_interval"]),
+        percent(row["f1"]),
+    ]
+    return [*cells, percent(row["ap50"]), percent(row["ap50_95"])] if boxed else cells

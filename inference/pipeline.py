@@ -1,0 +1,165 @@
+"""From files to rows: read, decode, resize and infer with bounded look-ahead, in input order."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from wafer.datasets.errors import ImageError, WeightsError
+from wafer.datasets.images import MAX_PIXELS, decode_bytes
+from wafer.datasets.records import Box
+from wafer.evaluation.records import Prediction
+from wafer.inference.preprocess import Letterboxed, letterbox, to_original
+from wafer.inference.records import Predictor, Row
+from wafer.inference.sources import ImageInput
+
+__all__ = ["MAX_BYTES", "classify"]
+
+MAX_BYTES = 8 * MAX_PIXELS
+"""A larger file is refused unread: so much takes the largest image that may be decoded."""
+
+MOST_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An input that was decoded, ready for the network."""
+
+    name: str
+    sha256: str
+    pixels: Letterboxed
+
+
+def classify(
+    inputs: Iterable[ImageInput],
+    predictor: Predictor,
+    *,
+    batch: int = 16,
+    threads: int | None = None,
+) -> Iterator[Row]:
+    """Answer for each input, in input order.
+
+    Files are read and decoded by threads while the network runs. At most three batches are held
+    in memory, whatever the number of inputs. An input that cannot be read, or decoded in full,
+    becomes a row with an error and no prediction.
+
+    Args:
+        inputs: taken as they are needed.
+        predictor: the model.
+        batch: inputs a call of the network, at least 1. Answers depend on it only as far as the
+            runtime's arithmetic does.
+        threads: decoding threads, at least 1, without influence on the answers; None takes one
+            for each core, at most 8.
+
+    Raises:
+        ValueError: ``batch`` or ``threads`` below 1.
+        WeightsError: the model answers with something else than finite boxes and scores from 0
+            to 1.
+    """
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, not {batch}")
+    pool = ThreadPoolExecutor(
+        min(MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
+    )
+    return _classify(iter(inputs), predictor, batch, pool)
+
+
+def _classify(
+    inputs: Iterator[ImageInput], predictor: Predictor, batch: int, pool: ThreadPoolExecutor
+) -> Iterator[Row]:
+    prepare = partial(_prepare, predictor=predictor)
+    waiting: deque[Future[Prepared | Row]] = deque()
+
+    def look_ahead(number: int) -> None:
+        waiting.extend(pool.submit(prepare, item) for item in islice(inputs, number))
+
+    try:
+        look_ahead(2 * batch)
+        while waiting:
+            ready = [waiting.popleft().result() for _ in range(min(batch, len(waiting)))]
+            look_ahead(len(ready))  # decoded while the network runs
+            yield from _answer(ready, predictor)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _prepare(item: ImageInput, *, predictor: Predictor) -> Prepared | Row:
+    """Return the pixels of an input, or the row that says why there are none."""
+    name, digest = item.name.encode("utf-8", "backslashreplace").decode("utf-8"), ""
+    try:
+        if item.error or name != item.name:
+            reason = item.error or "a file name that is not UTF-8; rename the file"
+            raise ImageError(name, reason)
+        data = _read(item.path)
+        digest = hashlib.sha256(data).hexdigest()
+        image = decode_bytes(data, name, colour=predictor.colour, white_level=predictor.white_level)
+    except ImageError as error:
+        reason = " ".join(error.reason.split())
+        return Row(image=name, model=predictor.model, sha256=digest, error=reason)
+    return Prepared(name, digest, letterbox(image, predictor.image_size))
+
+
+def _read(path: Path) -> bytes:
+    """Return the content of a regular file; a pipe or a device might never end."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError(path, "a folder, not a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(path, "not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise ImageError(path, f"{status.st_size:,} bytes, more than the limit {MAX_BYTES:,}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(path, f"cannot be read ({error.strerror or error})") from error
+    except ValueError as error:  # a zero byte in a line of a list file
+        raise ImageError(path, f"not a file name ({error})") from error
+
+
+def _answer(ready: Sequence[Prepared | Row], predictor: Predictor) -> Iterator[Row]:
+    """Yield the rows of some inputs, those with an error in their places."""
+    answered = _infer([item for item in ready if isinstance(item, Prepared)], predictor)
+    for item in ready:
+        yield item if isinstance(item, Row) else next(answered)
+
+
+def _infer(items: Sequence[Prepared], predictor: Predictor) -> Iterator[Row]:
+    if not items:
+        return
+    images = np.stack([item.pixels.image for item in items])
+    boxes, classes, scores = predictor.engine.infer(images)
+    names = predictor.classes.detector_names
+    for position, item in enumerate(items):
+        score, corners = float(scores[position].max()), boxes[position]
+        if not (0 <= score <= 1 and np.isfinite(corners).all()):
+            raise WeightsError(
+                f"the model {predictor.model} gives no usable numbers for {item.name!r} "
+                f"(score {score}); its file is damaged or its training diverged"
+            )
+        name = names[classes[position]]
+        whole = predictor.classes[name].kind == "whole_image"
+        box = _full_frame(item.pixels) if whole else to_original(corners, item.pixels)
+        answer = predictor.decide(score, name, box)
+        prediction = Prediction(image=item.name, **answer._asdict())
+        yield Row(
+            image=item.name,
+            model=predictor.model,
+            sha256=item.sha256,
+            prediction=prediction,
+            class_code=predictor.classes[prediction.class_name].code,
+        )
+
+
+def _full_frame(pixels: Letterboxed) -> Box:
+    width, height = pixels.original_size
+    return Box(0.0, 0.0, float(width), float(height))

@@ -1,0 +1,89 @@
+"""What travels through the pipeline: a model ready to answer, and the row an image becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wafer.datasets.classes import ClassTable
+from wafer.datasets.records import Box
+from wafer.evaluation.calibration import Answer
+from wafer.evaluation.records import Prediction
+
+__all__ = ["Decide", "Engine", "Predictor", "Row", "TopOne"]
+
+
+class TopOne(NamedTuple):
+    """The best box of each image of a batch.
+
+    ``boxes`` are corners (xmin, ymin, xmax, ymax) in pixels of the letterboxed image, shape
+    (N, 4); ``classes`` positions in ``ClassTable.detector_names``, shape (N,); ``scores`` the
+    highest score of each class over all boxes, 0 to 1, shape (N, classes).
+    """
+
+    boxes: NDArray[np.floating]
+    classes: NDArray[np.integer]
+    scores: NDArray[np.floating]
+
+
+class Engine(Protocol):
+    """A network on some runtime."""
+
+    def infer(self, images: NDArray[np.uint8], /) -> TopOne:
+        """Return the best box of each letterboxed image.
+
+        Args:
+            images: grey (N, size, size) or RGB (N, size, size, 3); N is at least 1 and may
+                differ from call to call.
+        """
+        ...
+
+
+Decide = Callable[[float, str, Box], Answer]
+"""Turns the highest score, its class and its box in pixels of the original into the answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictor:
+    """A model with all that is needed to answer for a file.
+
+    ``model`` is the label in the output, such as ``yolov5n-694634a01063``. ``image_size`` is the
+    side of the letterboxed input in pixels; ``colour`` and ``white_level`` say how files are
+    decoded (`wafer.datasets.images.decode_image`).
+    """
+
+    model: str
+    engine: Engine
+    classes: ClassTable
+    decide: Decide
+    image_size: int
+    colour: bool
+    white_level: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What is said about one input: a prediction, or an error.
+
+    ``image`` is the name of the input, ``class_code`` the code of the predicted class, ``sha256``
+    the digest of the file's content (empty where it could not be read), ``model`` the label of
+    the model of the run.
+
+    Raises:
+        ValueError: both a prediction and an error, or neither.
+    """
+
+    image: str
+    model: str
+    sha256: str = ""
+    prediction: Prediction | None = None
+    class_code: int | None = None
+    error: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.prediction is None) == (not self.error):
+            raise ValueError(f"{self.image!r} needs either a prediction or an error")

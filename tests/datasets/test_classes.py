@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+
+from wafer.datasets.classes import ClassTable, DefectClass, paper_classes, read_classes
+from wafer.datasets.errors import DataError
+
+TABLE = ClassTable(
+    (
+        DefectClass(41, "BEOL"),
+        DefectClass(0, "clean", "none"),
+        DefectClass(4, "deviation", "whole_image", killer=True),
+    )
+)
+
+
+def test_positions_leave_the_none_class_out() -> None:
+    assert TABLE.names == ("BEOL", "clean", "deviation")
+    assert TABLE.detector_names == ("BEOL", "deviation")
+    assert TABLE.detector_index("deviation") == 1
+    assert TABLE.box_names == ("BEOL",)
+    assert TABLE.whole_image_names == ("deviation",)
+    assert TABLE.none_class == DefectClass(0, "clean", "none")
+    with pytest.raises(ValueError, match="not in tuple"):
+        TABLE.detector_index("clean")
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    TABLE.write(tmp_path / "classes.yaml")
+    assert read_classes(tmp_path / "classes.yaml") == TABLE
+
+
+def test_the_paper_has_eight_classes() -> None:
+    table = paper_classes()
+    assert len(table) == 8
+    assert table.none_class is not None
+    assert table["scratch"].code == 20
+    assert table.whole_image_names == ("deviation",)
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("", ["no list of classes"]),
+        ("classes: [", ["classes.yaml:1: not valid YAML"]),
+        ("classes: []", ["no list of classes"]),
+        ("classes: [scratch]", ["class 1: not a mapping"]),
+        ("classes: [{code: 1, name: yes}]", ["class 1: name must be text, not True (quote it)"]),
+        ("classes: [{code: '1', name: a}]", ["class 1: code must be a whole number, not '1'"]),
+        ("classes: [{code: 1, name: a, colour: red}]", ["class 1: unknown key colour"]),
+        ("classes: [{code: 1, name: '=a'}]", ["class 1: class name '=a' starts like"]),
+        ("classes: [{code: 1, name: a, kind: blob}]", ["kind of 'a' must be one of box"]),
+        ("classes: [{code: 1, name: a}, {code: 2, name: A}]", ["'a' appears twice"]),
+        ("classes: [{code: 1, name: a}, {code: 1, name: b}]", ["class code 1 appears twice"]),
+        (
+            "classes: [{code: x, name: a}, {code: 1, name: b}, {code: 2, name: ''}]",
+            ["class 1: code", "class 3: class name"],
+        ),
+    ],
+)
+def test_bad_tables(tmp_path: Path, text: str, messages: list[str]) -> None:
+    (tmp_path / "classes.yaml").write_text(text)
+    with pytest.raises(DataError) as caught:
+        read_classes(tmp_path / "classes.yaml")
+    assert len(caught.value.faults) == len(messages)
+    for message, line in zip(messages, str(caught.value).splitlines(), strict=True):
+        assert message in line

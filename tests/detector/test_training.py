@@ -1,0 +1,284 @@
+"""Training end to end on a few tiny synthetic images: real runs, a real SIGKILL, no network."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from wafer.datasets.errors import DataError, TrainingError, WeightsError
+from wafer.datasets.synthetic.generate import generate_workspace
+from wafer.datasets.workspace import Workspace, open_workspace
+from wafer.detector.training import train_detector
+from wafer.weights.checkpoint import read_checkpoint
+
+SMALL = {"epochs": 2, "batch": 64, "imgsz": 64}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("workspaces") / "w"
+    generate_workspace(
+        root, images=64, counts="balanced", size=96, difficulty="easy", seed=3, processes=1
+    )
+    return root
+
+
+@pytest.fixture
+def workspace(made: Path, tmp_path: Path) -> Workspace:
+    """A workspace of its own, over the same images."""
+    for name in ("wafer.toml", "classes.yaml", "image_labels.csv"):
+        (tmp_path / name).write_bytes((made / name).read_bytes())
+    for name in ("images", "labels", "truth"):
+        (tmp_path / name).symlink_to(made / name)
+    return open_workspace(tmp_path)
+
+
+def tensors_of(run: Path) -> dict[str, torch.Tensor]:
+    return dict(read_checkpoint(run / "weights" / "best.safetensors").tensors)
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+@pytest.mark.slow
+def test_a_run_leaves_a_model_its_record_and_nothing_half_done(workspace: Workspace) -> None:
+    trained = train_detector(workspace, **SMALL)
+    assert trained.folder == workspace.runs / "yolov5n-001"
+    assert (workspace.runs / "latest").resolve() == trained.folder
+    record = json.loads((trained.folder / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["arguments"]["seed"] == 0
+    assert record["arguments"]["epochs"] == 2
+    assert record["metrics"].keys() == {"map50", "map50_95"}
+    assert len(record["dataset_hash"]) == 64
+    checkpoint = read_checkpoint(trained.folder / "weights" / "best.safetensors")
+    assert checkpoint.architecture == "yolov5n"
+    assert checkpoint.classes == workspace.classes
+    assert (checkpoint.image_size, checkpoint.channels) == (64, 1)
+    assert checkpoint.decision.platt is not None
+    with (trained.folder / "results.csv").open() as handle:
+        assert [row["epoch"] for row in csv.DictReader(handle)] == ["1", "2"]
+    assert sorted(p.name for p in (trained.folder / "weights").iterdir()) == [
+        "best.pt",
+        "best.safetensors",
+        "last.pt",
+    ]
+
+
+@pytest.mark.slow
+def test_the_same_command_trains_the_same_network(workspace: Workspace) -> None:
+    first = train_detector(workspace, img_weights=True, **SMALL)
+    second = train_detector(workspace, img_weights=True, **SMALL)
+    assert first.folder != second.folder
+    assert not second.resumed
+    assert_same(tensors_of(first.folder), tensors_of(second.folder))
+
+
+@pytest.mark.slow
+def test_ultralytics_opens_the_model_and_it_carries_no_path(workspace: Workspace) -> None:
+    trained = train_detector(workspace, **{**SMALL, "epochs": 1})
+    path = trained.folder / "weights" / "best.pt"
+    assert str(workspace.root).encode() not in path.read_bytes()
+    code = (
+        f"import sys; from ultralytics import YOLO; print(list(YOLO({str(path)!r}).names.values()))"
+    )
+    environment = {**os.environ, "YOLO_CONFIG_DIR": str(workspace.root / "c"), "YOLO_OFFLINE": "1"}
+    out = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert str(list(workspace.classes.detector_names)) in out.stdout
+
+
+def train_command(workspace: Workspace, *, epochs: int) -> list[str]:
+    return [
+        str(Path(sys.executable).with_name("wafer")),
+        *("train", "--workspace", str(workspace.root), "--epochs", str(epochs)),
+        *("--batch", "64", "--imgsz", "64", "--img-weights"),
+    ]
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(1200):
+        if path.exists():
+            return
+        assert process.poll() is None, "the training ended before it could be killed"
+        time.sleep(0.05)
+    pytest.fail(f"{path} did not appear")
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(
+    workspace: Workspace,
+) -> None:
+    command = train_command(workspace, epochs=4)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    run = workspace.runs / "yolov5n-001"
+    wait_for(run / "weights" / "state.pt", process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert json.loads((run / "run.json").read_text())["status"] == "running"
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(run)
+    with (run / "results.csv").open() as handle:
+        assert [row["epoch"] for row in csv.DictReader(handle)] == ["1", "2", "3", "4"]
+    untouched = train_detector(workspace, img_weights=True, **{**SMALL, "epochs": 4})
+    assert untouched.folder.name == "yolov5n-002"
+    assert_same(tensors_of(run), tensors_of(untouched.folder))
+
+
+def own_labels(workspace: Workspace) -> None:
+    """Replace the link to the shared labels by a copy that a test may change."""
+    shared = workspace.labels.resolve()
+    workspace.labels.unlink()
+    shutil.copytree(shared, workspace.labels)
+
+
+@pytest.mark.slow
+def test_other_data_or_arguments_open_a_new_run(workspace: Workspace) -> None:
+    command = train_command(workspace, epochs=4)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    wait_for(workspace.runs / "yolov5n-001" / "weights" / "state.pt", process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    other = train_detector(workspace, img_weights=True, **{**SMALL, "epochs": 1})
+    assert other.folder.name == "yolov5n-002"
+    sample = next(
+        s
+        for s in workspace.samples()
+        if s.split == "train" and s.annotations and s.image_class != "deviation"
+    )
+    own_labels(workspace)
+    path = workspace.label_path(sample.image)
+    fields = path.read_text().split()
+    path.write_text(" ".join([*fields[:3], f"{float(fields[3]) * 0.9:.8f}", fields[4]]) + "\n")
+    changed = train_detector(workspace, img_weights=True, **{**SMALL, "epochs": 4})
+    assert changed.folder.name == "yolov5n-003"
+    assert not changed.resumed
+
+
+OFFLINE = """
+import sys
+def forbid(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request"):
+        raise SystemExit(f"network used: {event} {arguments[1:]}")
+sys.addaudithook(forbid)
+from pathlib import Path
+from wafer.datasets.workspace import open_workspace
+from wafer.detector.training import train_detector
+from wafer.detector.evaluating import evaluate_model
+w = open_workspace(Path(sys.argv[1]))
+train_detector(w, epochs=1, batch=64, imgsz=64)
+evaluate_model(w)
+print("quiet")
+"""
+
+
+@pytest.mark.slow
+def test_training_uses_no_network_and_writes_only_into_the_workspace_and_the_cache(
+    workspace: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    home = tmp_path_factory.mktemp("home")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    out = subprocess.run(
+        [sys.executable, "-P", "-c", OFFLINE, str(workspace.root)],
+        capture_output=True,
+        text=True,
+        cwd=elsewhere,
+        env={**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")},
+    )
+    assert out.stdout.strip().endswith("quiet"), out.stderr
+    assert list(elsewhere.iterdir()) == []
+    assert {p.name for p in home.iterdir()} <= {".cache"}
+    assert {p.name for p in (home / ".cache").iterdir()} <= {"wafer", "matplotlib", "torch"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": 0}, "--epochs must be at least 1"),
+        ({"batch": 0}, "--batch must be at least 1"),
+        ({"imgsz": 100}, "--imgsz must be a multiple of 32"),
+        ({"max_backgrounds": -1}, "--max-backgrounds must not be negative"),
+        ({"optimizer": "sgd"}, "--optimizer must be one of"),
+        ({"hyperparameters": {"obj": 1.0}}, "no hyperparameter is called obj"),
+        ({"device": "cuda:99"}, "--device cuda:99 is not to be had here"),
+        ({"model": "yolov6"}, "no detector is called 'yolov6'"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_before_anything_is_made(
+    workspace: Workspace, arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises((TrainingError, WeightsError), match=message):
+        train_detector(workspace, **arguments)
+    assert not workspace.runs.exists()
+
+
+def test_all_faulty_arguments_are_named_together(workspace: Workspace) -> None:
+    with pytest.raises(TrainingError) as caught:
+        train_detector(workspace, epochs=0, batch=0)
+    assert "--epochs" in str(caught.value)
+    assert "--batch" in str(caught.value)
+
+
+def rewrite_labels(workspace: Workspace, **changes: str) -> None:
+    """Give every row of image_labels.csv the same value in some columns."""
+    path = workspace.root / "image_labels.csv"
+    with path.open() as handle:
+        rows = list(csv.DictReader(handle))
+    with path.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, **changes} for row in rows)
+
+
+def test_without_a_validation_image_nothing_starts(workspace: Workspace) -> None:
+    rewrite_labels(workspace, split="train")
+    with pytest.raises(TrainingError, match="no labelled image is in the val split"):
+        train_detector(workspace, **SMALL)
+
+
+def test_without_any_training_box_nothing_starts(workspace: Workspace) -> None:
+    (workspace.root / "labels").unlink()
+    (workspace.root / "labels").mkdir()
+    with pytest.raises(TrainingError, match="no class has a training box"):
+        train_detector(workspace, **SMALL)
+
+
+def test_every_damaged_image_is_named(workspace: Workspace) -> None:
+    (workspace.root / "images").unlink()
+    (workspace.root / "images").mkdir()
+    paths = sorted((workspace.truth.resolve().parent / "images").iterdir())
+    for path in paths:
+        (workspace.root / "images" / path.name).write_bytes(path.read_bytes())
+    samples = workspace.samples()
+    broken = [s.image for s in samples if s.split == "train"][:2]
+    for name in broken:
+        path = workspace.image_path(name)
+        path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError) as caught:
+        train_detector(workspace, **SMALL)
+    assert len(caught.value.faults) == 2
+    for name, fault in zip(sorted(broken), caught.value.faults, strict=True):
+        assert fault.file.endswith(name)
+
+
+@pytest.mark.slow
+def test_at_most_so_many_backgrounds_are_used(workspace: Workspace) -> None:
+    trained = train_detector(workspace, max_backgrounds=2, **{**SMALL, "epochs": 1})
+    plan = json.loads((trained.folder / "plan.json").read_text())
+    assert sum(not image["boxes"] for image in plan["train"]) == 2
+    assert any("images without a defect are used" in note for note in trained.notes)

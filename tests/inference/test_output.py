@@ -1,0 +1,439 @@
+"""From files to a CSV, with a small predictor that measures brightness instead of a network."""
+
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from wafer.datasets.classes import ClassTable, DefectClass
+from wafer.datasets.errors import DataError, WaferError, WeightsError
+from wafer.evaluation.calibration import PlattMap, decide
+from wafer.inference.output import COLUMNS, Summary, classify_to_file, write_rows
+from wafer.inference.pipeline import classify
+from wafer.inference.records import Predictor, Row, TopOne
+from wafer.inference.sources import ImageInput
+
+CLASSES = ClassTable(
+    (
+        DefectClass(0, "none", "none"),
+        DefectClass(20, "scratch", "box"),
+        DefectClass(30, "deviation", "whole_image"),
+    )
+)
+HEADER = "image,xmin,ymin,xmax,ymax,class,confidence,decision,reason,error,class_code,sha256,model"
+
+
+class Brightness:
+    """Finds the left half of an image; its scores are the brightness of the two halves."""
+
+    def infer(self, images: NDArray[np.uint8], /) -> TopOne:
+        size = images.shape[1]
+        halves = np.stack(
+            [images[:, :, : size // 2].mean((1, 2)), images[:, :, size // 2 :].mean((1, 2))], axis=1
+        )
+        scores = np.asarray(halves / 255, np.float32)
+        boxes = np.tile(np.array([0, 0, size / 2, size], np.float32), (len(images), 1))
+        return TopOne(boxes, scores.argmax(axis=1), scores)
+
+
+PREDICTOR = Predictor(
+    model="brightness-1",
+    engine=Brightness(),
+    classes=CLASSES,
+    decide=partial(
+        decide, platt=PlattMap(slope=1.0, intercept=0.0), none_class="none", none_review_above=0.4
+    ),
+    image_size=32,
+    colour=False,
+    white_level=65535,
+)
+
+
+def png(left: int, right: int, *, width: int = 64, height: int = 64) -> bytes:
+    pixels = np.full((height, width), left, np.uint8)
+    pixels[:, width // 2 :] = right
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "PNG")
+    return data.getvalue()
+
+
+def jpeg() -> bytes:
+    data = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    Image.fromarray(noise).save(data, "JPEG")
+    return data.getvalue()
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def run(*arguments: Path | str, output: str = "out.csv", **options: object) -> Summary:
+    return classify_to_file(arguments, PREDICTOR, Path(output), **options)  # type: ignore[arg-type]
+
+
+def read(output: str = "out.csv") -> list[dict[str, str]]:
+    with Path(output).open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_the_bytes_of_a_csv(images: Path) -> None:
+    digests = {}
+    for name, left, right in [("a", 204, 51), ("b", 51, 204), ("c", 51, 0), ("d", 115, 0)]:
+        content = png(left, right, width=128)
+        (images / f"{name}.png").write_bytes(content)
+        digests[name] = hashlib.sha256(content).hexdigest()
+    summary = run("images")
+    # 128 x 64 pixels become 32 x 16 with 8 rows of grey 114 above and below.
+    assert Path("out.csv").read_bytes().decode() == "\n".join(
+        [
+            HEADER,
+            f"a.png,0.00,0.00,64.00,64.00,scratch,0.623529,auto,,,20,{digests['a']},brightness-1",
+            f"b.png,0.00,0.00,128.00,64.00,deviation,0.623529,auto,,,30,{digests['b']},brightness-1",
+            f"c.png,,,,,none,0.676471,auto,,,0,{digests['c']},brightness-1",
+            f"d.png,,,,,none,0.550980,review,killer escape limit,,0,{digests['d']},brightness-1",
+            "",
+        ]
+    )
+    assert (summary.rows, summary.errors, summary.review) == (4, 0, 1)
+    assert summary.images_per_second == pytest.approx(4 / summary.seconds)
+
+
+def test_json_lines_hold_the_same(images: Path) -> None:
+    (images / "a.png").write_bytes(png(204, 51))
+    (images / "c,ü\n.png").write_bytes(png(0, 0))
+    (images / "x.png").write_bytes(b"")
+    run("images", output="out.jsonl")
+    rows = [json.loads(line) for line in Path("out.jsonl").read_text("utf-8").splitlines()]
+    assert [tuple(row) for row in rows] == [COLUMNS] * 3
+    assert [rows[0][key] for key in COLUMNS[:8]] == [
+        *("a.png", 0.0, 0.0, 32.0, 64.0, "scratch"),
+        *(0.8, "auto"),
+    ]
+    assert [rows[1][key] for key in COLUMNS[:8]] == [
+        *("c,ü\n.png", None, None, None, None, "none"),
+        *(0.9999, "auto"),
+    ]
+    assert rows[2]["error"] == "an empty file (0 bytes)"
+    assert rows[2]["class"] is None and rows[2]["class_code"] is None
+
+
+def broken_files(folder: Path) -> dict[str, str]:
+    """Make one file of each kind that must not be classified; returns its error by name."""
+    (folder / "zero.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("not an image")
+    whole = jpeg()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "cut.png").write_bytes(png(9, 9)[:-20])
+    (folder / "folder.png").mkdir()
+    (folder / "dangling.png").symlink_to("nowhere")
+    (folder / "loop.png").symlink_to("loop.png")
+    os.mkfifo(folder / "pipe.png")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe.png")).write_bytes(png(9, 9))
+    return {
+        "zero.png": "an empty file (0 bytes)",
+        "text.jpg": "not a PNG, JPEG, TIFF or BMP image",
+        "cut.jpg": "cut off",
+        "cut.png": "cut off",
+        "folder.png": "a folder, not a file",
+        "dangling.png": "cannot be read (No such file or directory)",
+        "loop.png": "cannot be read (Too many levels of symbolic links)",
+        "pipe.png": "not a regular file",
+        "\\udcff\\udcfe.png": "a file name that is not UTF-8; rename the file",
+    }
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_a_broken_file_is_a_row_and_nothing_else_is_lost(images: Path, batch: int) -> None:
+    expected = broken_files(images)
+    for number in range(20):
+        (images / f"good{number:02d}.png").write_bytes(png(204, 51))
+    summary = run("images", batch=batch)
+    rows = {row["image"]: row for row in read()}
+    assert summary.rows == 20 + len(expected) == len(rows)
+    assert summary.errors == len(expected)
+    for name, error in expected.items():
+        assert error in rows[name]["error"]
+        assert str(images) not in rows[name]["error"]
+        assert [rows[name][column] for column in COLUMNS[1:9]] == [""] * 8
+    assert {rows[f"good{n:02d}.png"]["class"] for n in range(20)} == {"scratch"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_a_file_without_permission_is_a_row(images: Path) -> None:
+    (images / "a.png").write_bytes(png(9, 9))
+    (images / "a.png").chmod(0)
+    assert run("images").errors == 1
+    assert read()[0]["error"] == "cannot be read (Permission denied)"
+
+
+def test_missing_files_and_odd_lines_of_a_list_are_rows(images: Path) -> None:
+    (images / "a.png").write_bytes(png(204, 51))
+    lines = [b"a.png", b"gone.png", b"a\0.png", b"x" * 5000, b"\xff.png", b"."]
+    (images / "list.txt").write_bytes(b"\n".join(lines))
+    run("images/list.txt", "images/gone.jpg")
+    rows = read()
+    assert [row["error"].partition(" (")[0] for row in rows] == [
+        "",
+        "cannot be read",
+        "not a file name",
+        "cannot be read",
+        "a file name that is not UTF-8; rename the file",
+        "a folder, not a file",
+        "cannot be read",
+    ]
+    assert rows[6]["image"] == "images/gone.jpg"
+
+
+NAMES = {
+    "=1+1.png": "./=1+1.png",
+    "+x.png": "./+x.png",
+    "-x.png": "./-x.png",
+    "@x.png": "./@x.png",
+    "\tx.png": "./\tx.png",
+    "a,b.png": "a,b.png",
+    'q"q.png': 'q"q.png',
+    "new\nline.png": "new\nline.png",
+    "carriage\rreturn.png": "carriage\rreturn.png",
+    "sp ace.png": "sp ace.png",
+    "ウエハ-é.png": "ウエハ-é.png",
+}
+
+
+def test_names_come_back_from_the_csv(images: Path) -> None:
+    for name in NAMES:
+        (images / name).write_bytes(png(204, 51))
+    run("images")
+    rows = read()
+    assert [row["image"] for row in rows] == [NAMES[name] for name in sorted(NAMES)]
+    assert all((images / row["image"]).is_file() for row in rows)
+    assert {row["class"] for row in rows} == {"scratch"}
+
+
+def test_order_is_kept_whatever_decoding_takes(images: Path) -> None:
+    sides = np.random.default_rng(1).permutation(np.tile([8, 1500], 40))
+    for number, side in enumerate(sides):
+        (images / f"{number:03d}.png").write_bytes(png(204, 51, width=side, height=side))
+    inputs = [ImageInput(path, path.name) for path in sorted(images.iterdir())]
+    for threads, batch in [(1, 16), (8, 5)]:
+        rows = list(classify(inputs, PREDICTOR, threads=threads, batch=batch))
+        assert [row.image for row in rows] == [item.name for item in inputs]
+        boxes = [row.prediction.box for row in rows if row.prediction]
+        assert [box.ymax for box in boxes if box] == sides.tolist()
+
+
+def test_a_rerun_is_byte_identical(images: Path) -> None:
+    broken_files(images)
+    for number in range(50):
+        (images / f"{number}.png").write_bytes(png(number * 5, 250 - number * 5))
+    run("images", threads=1)
+    first = Path("out.csv").read_bytes()
+    run("images", threads=7, force=True)
+    assert Path("out.csv").read_bytes() == first
+
+
+def peak_memory(inputs: Iterator[ImageInput], output: Path) -> int:
+    tracemalloc.start()
+    try:
+        write_rows(classify(inputs, PREDICTOR), output, force=True)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["a.png", "zero.png"], ids=["images", "errors"])
+def test_memory_does_not_grow_with_the_number_of_images(images: Path, name: str) -> None:
+    (images / "a.png").write_bytes(png(204, 51))
+    (images / "zero.png").write_bytes(b"")
+    item = ImageInput(images / name, name)
+    peaks = [
+        peak_memory((item for _ in range(number)), images / "out.csv") for number in (50, 200, 2000)
+    ]
+    assert peaks[2] < peaks[1] * 1.2 + 50_000
+
+
+def test_inputs_are_taken_as_they_are_needed(images: Path) -> None:
+    (images / "a.png").write_bytes(png(204, 51))
+    taken = 0
+
+    def endless() -> Iterator[ImageInput]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield ImageInput(images / "a.png", "a.png")
+
+    rows = classify(endless(), PREDICTOR, batch=4)
+    for _ in range(100):
+        next(rows)
+    rows.close()  # type: ignore[attr-defined]
+    assert taken <= 100 + 3 * 4
+
+
+def test_progress_counts_the_inputs_first(images: Path) -> None:
+    for number in range(5):
+        (images / f"{number}.png").write_bytes(png(1, 2))
+    seen: list[tuple[int, int | None]] = []
+    run("images", progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 5) for done in range(1, 6)]
+
+
+def test_an_existing_output_is_kept_without_force(images: Path) -> None:
+    (images / "a.png").write_bytes(png(204, 51))
+    Path("out.csv").write_text("mine")
+    with pytest.raises(WaferError, match=r"out\.csv exists; add --force"):
+        run("images")
+    assert Path("out.csv").read_text() == "mine"
+    run("images", force=True)
+    assert read()[0]["class"] == "scratch"
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("out.parquet", r"must end in \.csv or \.jsonl"),
+        ("folder.csv", "is a folder"),
+        ("file/out.csv", "cannot be written"),
+    ],
+)
+def test_outputs_that_cannot_be(images: Path, output: str, message: str) -> None:
+    (images / "a.png").write_bytes(png(204, 51))
+    Path("folder.csv").mkdir()
+    Path("file").write_text("")
+    with pytest.raises(WaferError, match=message):
+        run("images", output=output)
+
+
+def test_an_input_without_an_image_writes_nothing(images: Path) -> None:
+    with pytest.raises(DataError):
+        run("images")
+    assert not Path("out.csv").exists()
+
+
+def test_a_full_disk_leaves_nothing(images: Path) -> None:
+    def rows() -> Iterator[Row]:
+        yield from (Row(image=f"{n}.png", model="m", error="e" * 500) for n in range(10_000))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(WaferError, match=r"out\.csv cannot be written") as caught:
+            write_rows(rows(), Path("out.csv"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.strerror(errno.EFBIG) in str(caught.value)
+    assert [path.name for path in Path().iterdir()] == ["images"]
+
+
+def test_a_removed_output_folder_is_an_error(images: Path) -> None:
+    def rows() -> Iterator[Row]:
+        yield Row(image="a.png", model="m", error="e")
+        for path in Path("results").iterdir():
+            path.unlink()
+        Path("results").rmdir()
+
+    with pytest.raises(WaferError, match="cannot be written"):
+        write_rows(rows(), Path("results/out.csv"))
+
+
+class Fixed:
+    """Answers the same for every image."""
+
+    def __init__(self, boxes: tuple[float, ...], score: float) -> None:
+        self.boxes, self.score = boxes, score
+
+    def infer(self, images: NDArray[np.uint8], /) -> TopOne:
+        number = len(images)
+        scores = np.tile(np.array([self.score, 0.0]), (number, 1))
+        return TopOne(np.tile(self.boxes, (number, 1)), np.zeros(number, np.int64), scores)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "score"),
+    [
+        ((0.0, 0.0, 9.0, float("nan")), 0.5),
+        ((0.0, 0.0, 9.0, float("inf")), 0.5),
+        ((0.0, 0.0, 9.0, 9.0), float("nan")),
+        ((0.0, 0.0, 9.0, 9.0), 1.5),
+    ],
+)
+def test_a_model_that_gives_no_numbers_stops_the_run(
+    images: Path, boxes: tuple[float, ...], score: float
+) -> None:
+    (images / "a.png").write_bytes(png(204, 51))
+    diverged = replace(PREDICTOR, engine=Fixed(boxes, score))
+    with pytest.raises(WeightsError, match=r"brightness-1 gives no usable numbers for 'a\.png'"):
+        classify_to_file(["images"], diverged, Path("out.csv"))
+    assert not Path("out.csv").exists()
+
+
+def test_colour_reaches_the_model_as_rgb(images: Path) -> None:
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[..., 0], pixels[..., 2] = 200, 100
+    Image.fromarray(pixels).save(images / "a.png")
+    seen = []
+
+    class Looks(Fixed):
+        def infer(self, images: NDArray[np.uint8], /) -> TopOne:
+            seen.append(images[0, 0, 0].tolist())
+            return super().infer(images)
+
+    colour = replace(PREDICTOR, colour=True, engine=Looks((0.0, 0.0, 9.0, 9.0), 0.9))
+    classify_to_file(["images"], colour, Path("out.csv"))
+    assert seen == [[200, 0, 100]]
+
+
+@pytest.mark.parametrize("make", [lambda: Row(image="a", model="m")])
+def test_a_row_is_an_answer_or_an_error(make: Callable[[], Row]) -> None:
+    with pytest.raises(ValueError, match="either a prediction or an error"):
+        make()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from wafer.inference.output import write_rows
+from wafer.inference.records import Row
+
+def rows():
+    for number in range(10_000_000):
+        yield Row(image=f"{number}.png", model="m", error="e")
+        if number == 5000:
+            print("running", flush=True)
+
+write_rows(rows(), Path(sys.argv[1]), force=True)
+"""
+
+
+@pytest.mark.parametrize("before", [None, "old content"])
+def test_a_killed_run_leaves_the_output_as_it_was(tmp_path: Path, before: str | None) -> None:
+    output = tmp_path / "out.csv"
+    if before is not None:
+        output.write_text(before)
+    arguments = [sys.executable, "-c", KILLED, str(output)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+    assert (output.read_text() if output.exists() else None) == before

@@ -21,30 +21,32 @@ class ImageNames:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._by_path: dict[str, list[str]] = {}
+        self._by_name: dict[str, list[str]] = {}
+        self._by_path_stem: dict[str, list[str]] = {}
         self._by_stem: dict[str, list[str]] = {}
         for name in names:
             path = PurePosixPath(name)
-            for key in {name, path.name}:
-                self._by_path.setdefault(key, []).append(name)
-            for key in {path.with_suffix("").as_posix(), path.stem}:
-                self._by_stem.setdefault(key, []).append(name)
+            self._by_path[name] = [name]
+            self._by_name.setdefault(path.name, []).append(name)
+            self._by_path_stem.setdefault(path.with_suffix("").as_posix(), []).append(name)
+            self._by_stem.setdefault(path.stem, []).append(name)
 
     def find(self, text: str, *, stems: bool = False) -> str:
         """Return the image that ``text`` names; with ``stems`` its suffix may be left out.
+
+        A path is looked for before a bare name, and a whole name before a stem.
 
         Raises:
             LookupError: no image or more than one; the message is the problem in words.
         """
         wanted = _normalised(text)
-        for table in (self._by_path, self._by_stem) if stems else (self._by_path,):
+        tables = (self._by_path, self._by_name, self._by_path_stem, self._by_stem)
+        for table in tables if stems else tables[:2]:
             matches = table.get(wanted, [])
-            if wanted in matches:
-                return wanted
             if len(matches) == 1:
                 return matches[0]
             if matches:
-                first, second = matches[:2]
-                raise LookupError(f"{text!r} may be {first} or {second}")
+                raise LookupError(f"{text!r} may be {matches[0]} or {matches[1]}")
         raise LookupError(f"no image {text!r}")
 
 

@@ -154,7 +154,8 @@ def match_rows(
         faults.append(Fault(file=file, line=row.line, problem=problem, remedy=remedy))
 
     for row in rows:
-        if known is not None and row.image_class is not None and row.image_class not in known:
+        unknown = known is not None and row.image_class not in (None, *known)
+        if known is not None and unknown:
             fault(row, f"unknown class {row.image_class!r}", f"use one of {', '.join(known)}")
         try:
             image = images.find(row.image)
@@ -162,7 +163,7 @@ def match_rows(
             fault(row, str(error.args[0]), "write the path below the image folder")
             continue
         other = matched.setdefault(image, row)
-        if replace(other, line=row.line, image=row.image) != row:
+        if not unknown and replace(other, line=row.line, image=row.image) != row:
             fault(row, f"{image} differs from its row in line {other.line}", "keep one of the two")
     return matched, faults
 

@@ -21,6 +21,7 @@ TRIES = 8
 GROUPS_A_TRY = 250
 # Images that are a group each are dealt out in bundles, this many or twice as many a stratum.
 BUNDLES = 100
+SWAPS = 8  # groups tried in exchange for one that has to move
 PARTS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -256,7 +257,7 @@ def _moved(
     moved[row] = part
     others = np.flatnonzero((parts == part) & (contents[:, column] == 0))
     candidates = [moved]
-    for other in others[np.argsort(contents[others, -1], kind="stable")][:20]:
+    for other in others[np.argsort(contents[others, -1], kind="stable")][:SWAPS]:
         swapped = moved.copy()
         swapped[other] = parts[row]
         candidates.append(swapped)

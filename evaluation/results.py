@@ -154,7 +154,11 @@ class Evaluation:
                 str(accuracy): reliability.coverage_at_accuracy(self.curve, accuracy=accuracy)
                 for accuracy in SELECTIVE_ACCURACIES
             },
-            "killer": asdict(self.killers),
+            "killer_images": self.killers.images,
+            "killer_escape": self.killers.escape,
+            "killer_escape_upper": self.killers.escape_upper,
+            "killer_dismissed": self.killers.dismissed,
+            "overkill": self.killers.overkill,
             "ece_equal_width": reliability.calibration_error(
                 reliability.equal_width_bins(confidence, correct)
             ),
@@ -170,7 +174,10 @@ class Evaluation:
         return {
             "map50_local": None if detection is None else detection.map50_local,
             "average_recall": None if detection is None else detection.recall,
-            "top1_boxes": None if boxes is None else asdict(boxes),
+            "top1_iou": None if boxes is None else boxes.mean_iou,
+            "top1_iou_local": None if boxes is None else boxes.mean_iou_local,
+            "top1_boxes_right": None if boxes is None else boxes.right,
+            "top1_boxes_found": None if boxes is None else boxes.found,
             "detection_confusion": None if counts is None else {"classes": names, "counts": counts},
         }
 

@@ -65,13 +65,12 @@ def _figures(evaluation: Evaluation) -> Iterator[tuple[str, str | None, str]]:
     yield "mAP50", _known(values["map50"]), "boxes at IoU 0.5"
     yield "mAP50-95", _known(values["map50_95"]), "boxes at IoU 0.5 to 0.95"
     yield "mAP50-95 local", _known(values["map50_95_local"]), "without full-frame classes"
-    if values["top1_boxes"] is not None:
-        yield "top-1 IoU", _known(values["top1_boxes"]["mean_iou"]), "the one box of each answer"
+    yield "top-1 IoU", _known(values["top1_iou"]), "the one box of each answer"
     yield "mean confidence", percent(values["mean_confidence"]), "the paper's classification ratio"
     yield "weighted accuracy", percent(values["weighted_accuracy"]), "the paper's"
     yield "ECE", percent(values["ece"]), "how far confidence is from accuracy"
     yield "decided automatically", percent(values["auto_rate"]), _right(values["auto_accuracy"])
-    yield "killer escape", _known(values["killer"]["escape"]), _escape(values["killer"])
+    yield "killer escape", _known(values["killer_escape"]), _escape(values)
 
 
 def _known(value: float | None) -> str | None:
@@ -86,8 +85,8 @@ def _right(value: float | None) -> str:
     return "" if value is None else f"{percent(value)} of them right"
 
 
-def _escape(killer: dict[str, Any]) -> str:
-    return f"of {killer['images']} images, at most {percent(killer['escape_upper'])}"
+def _escape(values: dict[str, Any]) -> str:
+    return f"of {values['killer_images']} images, at most {percent(values['killer_escape_upper'])}"
 
 
 def _class_cells(row: dict[str, Any], boxed: bool) -> list[str]:

@@ -313,15 +313,22 @@ def _read_labels(
 
 
 def _check_orphans(found: _Found, faults: Faults) -> None:
-    """Note the label files in the folders of labels that belong to no image."""
+    """Note the label files beside those of the images that belong to no image."""
     known = set(found.labels.values())
     for folder in sorted({label.parent for label in known}):
         for name in find_files(folder, suffixes={".txt"})[0]:
             label = folder / name
-            beside = "/" not in name and label.stem.lower() not in OTHER_TEXTS
-            if beside and label not in known:
+            if "/" not in name and label not in known and _is_label(label):
                 problem = "labels of an image that is not there"
                 faults.add(label, problem, "remove it, or add its image")
+
+
+def _is_label(file: Path) -> bool:
+    """Return whether a text file has boxes, and is no list of names or images."""
+    if file.stem.lower() in OTHER_TEXTS:
+        return False
+    words = file.read_bytes().split(None, 1)
+    return not words or words[0].isdigit()
 
 
 def write(dataset: Dataset, folder: Path) -> Mapping[str, str]:

@@ -95,7 +95,8 @@ def change_box(change: Field, *, floor: float = FLOOR, share: float = SHARE) -> 
     rows, columns = np.flatnonzero(marked.any(axis=1)), np.flatnonzero(marked.any(axis=0))
     if not len(rows):
         return None
-    return Box(float(columns[0]), float(rows[0]), columns[-1] + 1.0, rows[-1] + 1.0)
+    edges = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return Box(*map(float, edges))
 
 
 def _view(scene: Scene, camera: Camera) -> _View:

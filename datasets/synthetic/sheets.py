@@ -33,7 +33,7 @@ def contact_sheet(
     per_class: int = 4,
     boxes: bool = True,
 ) -> None:
-    """Write a picture of several images per class, with their boxes, as PNG or JPEG.
+    """Write a picture of several images per class, with their boxes, as ``.png`` or ``.jpg``.
 
     A sequence of specifications is shown as it stands; from a workspace the first ``per_class``
     images of each class are taken, with the boxes of ``truth/``. ``side`` is that of one image on
@@ -50,7 +50,8 @@ def contact_sheet(
     blank = np.full((side + BAND, side, 3), 255, np.uint8)
     tiles += [blank] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
-    _, data = cv2.imencode(path.suffix, np.vstack(rows))
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 84] if path.suffix == ".jpg" else []
+    _, data = cv2.imencode(path.suffix, np.vstack(rows), quality)
     write_bytes(path, bytes(data))
 
 

@@ -75,8 +75,8 @@ def deviating(rng: np.random.Generator, recipe: Recipe) -> Geometry:
     return Geometry(
         rotation=math.radians(_signed(rng, recipe.rotation)) if 0 in chosen else 0.0,
         scale=math.exp(_signed(rng, (0.03, 0.09))) if chance(rng, 0.5) else 1.0,
-        keystone=_one_axis(rng, recipe.keystone) if 1 in chosen else (0.0, 0.0),
-        bend=_one_axis(rng, recipe.bend) if 2 in chosen else (0.0, 0.0),
+        keystone=_both_axes(rng, recipe.keystone) if 1 in chosen else (0.0, 0.0),
+        bend=_both_axes(rng, recipe.bend) if 2 in chosen else (0.0, 0.0),
     )
 
 
@@ -113,9 +113,9 @@ def _signed(rng: np.random.Generator, limits: Range) -> float:
     return uniform(rng, limits) * (1 if chance(rng, 0.5) else -1)
 
 
-def _one_axis(rng: np.random.Generator, limits: Range) -> tuple[float, float]:
-    amount = _signed(rng, limits)
-    return (amount, 0.0) if chance(rng, 0.5) else (0.0, amount)
+def _both_axes(rng: np.random.Generator, limits: Range) -> tuple[float, float]:
+    """Draw an amount for each axis: along the lines alone nobody would see it."""
+    return _signed(rng, limits), _signed(rng, limits)
 
 
 def _sum(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:

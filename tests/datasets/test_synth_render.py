@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from wafer.datasets.synthetic.defects import DRAWN_CLASSES
 from wafer.datasets.synthetic.optics import encode_jpeg
 from wafer.datasets.synthetic.recipes import DIFFICULTIES, FAMILIES, MODES
 from wafer.datasets.synthetic.render import Rendering, change_box, render_sample
+from wafer.datasets.synthetic.scene import Scene, build_scene
 
 MODEL_SIDE = 256
 
@@ -134,6 +136,23 @@ def test_a_deviating_twin_is_an_upright_pattern() -> None:
     twin = render_sample(spec, twin=True)
     assert np.array_equal(twin.pixels, render_sample(clean).pixels)
     assert not np.array_equal(twin.pixels, render_sample(spec).pixels)
+
+
+def test_a_deviation_bends_or_turns_the_edges_of_lines() -> None:
+    spec = plan_samples({"deviation": 3}, size=200, families=["lines"])[0]
+    for seed in range(60):
+        made = replace(spec, seed=seed)
+        scenes = [build_scene(made), build_scene(made, twin=True)]
+        # Lines run along one axis: how far an edge wanders across it, from one end to the other.
+        axis = 0 if scenes[1].process.upright else 1
+        wander = [np.ptp(_across(scene, axis), axis=axis).mean() for scene in scenes]
+        assert wander[0] > 2 * wander[1]
+
+
+def _across(scene: Scene, axis: int) -> np.ndarray:
+    """Return where the image looks, across the lines, for the middle rows or columns."""
+    field = cv2.GaussianBlur(scene.warp.x if axis == 0 else scene.warp.y, (0, 0), 20)
+    return np.take(field, range(40, 160), axis=1 - axis)
 
 
 def test_the_class_changes_nothing_but_the_defect() -> None:

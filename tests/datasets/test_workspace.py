@@ -159,7 +159,7 @@ def test_the_workspace_above_the_current_folder_is_found(
 def test_no_workspace_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match=r"no wafer.toml in .* make a workspace with `wafer"):
         find_workspace(tmp_path)
-    with pytest.raises(WorkspaceError, match="no wafer.toml"):
+    with pytest.raises(WorkspaceError, match=r"no wafer.toml"):
         open_workspace(tmp_path)
 
 

@@ -167,23 +167,19 @@ def test_the_object_by_hand() -> None:
     assert result["per_class"]["deviation"]["precision"] is None
     assert result["per_class"]["clean"]["ap50"] is None
     assert (result["auto_rate"], result["auto_accuracy"]) == (0.75, 1.0)
-    assert result["killer"]["escape"] == 0.0
+    assert result["killer_escape"] == 0.0
     assert result["coverage_at_accuracy"] == {"0.95": 0.5, "0.98": 0.5, "0.99": 0.5}
     assert result["brier"] == round((0.25 + 0.25) / 4, 6)
-    assert result["top1_boxes"] == {
-        "mean_iou": round(2 / 3, 6),
-        "mean_iou_local": round(2 / 3, 6),
-        "right": 1.0,
-        "found": round(2 / 3, 6),
-    }
+    top1 = ("top1_iou", "top1_iou_local", "top1_boxes_right", "top1_boxes_found")
+    assert [result[key] for key in top1] == [0.666667, 0.666667, 1.0, 0.666667]
     assert result["detection_confusion"]["counts"][0] == [1, 0, 0, 1]
 
 
 def test_a_model_without_boxes_has_null_for_all_that_is_about_boxes() -> None:
     result = run([drawn("a", "dust")], [found("a", "dust", box=None)]).to_dict()
     assert result["accuracy"] == 1.0
-    for key in ("map50", "map50_95", "map50_95_local", "average_recall", "top1_boxes"):
-        assert result[key] is None, key
+    keys = "map50 map50_95 map50_95_local map50_local average_recall top1_iou top1_boxes_found"
+    assert [result[key] for key in keys.split()] == [None] * 7
     assert result["detection_confusion"] is None
     assert result["per_class"]["dust"]["ap50"] is None
 
@@ -191,7 +187,8 @@ def test_a_model_without_boxes_has_null_for_all_that_is_about_boxes() -> None:
 def test_a_detector_that_finds_nothing_scores_zero_not_null() -> None:
     result = run([drawn("a", "dust")], [found("a", "clean", box=None)], []).to_dict()
     assert (result["map50"], result["map50_95"], result["accuracy"]) == (0.0, 0.0, 0.0)
-    assert result["top1_boxes"] == {"mean_iou": 0, "mean_iou_local": 0, "right": None, "found": 0}
+    assert (result["top1_iou"], result["top1_boxes_found"]) == (0.0, 0.0)
+    assert result["top1_boxes_right"] is None
 
 
 def test_clean_images_alone() -> None:

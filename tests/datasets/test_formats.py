@@ -1,0 +1,290 @@
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools.coco import COCO
+
+from wafer.datasets.classes import ClassTable, DefectClass
+from wafer.datasets.conversion import READERS, WRITERS
+from wafer.datasets.formats import coco, voc, yolo
+from wafer.datasets.formats.dataset import Dataset
+from wafer.datasets.records import Annotation, Box, Sample
+
+CLASSES = ClassTable(
+    (DefectClass(0, "ok", "none"), DefectClass(5, "scratch"), DefectClass(3, "C residue & <ü>"))
+)
+FORMATS = ("yolo", "coco", "voc")
+NAMES = ("a.png", "lot 1/a.png", "lot 1/=b,c.png", "lot2/晶圆.d.png", "lot2/e.png")
+
+
+@st.composite
+def boxes(draw: st.DrawFn, width: int, height: int) -> Annotation:
+    def side(length: int) -> tuple[float, float]:
+        start = draw(st.floats(0, length - 0.5))
+        return start, draw(st.floats(start + 0.25, length))
+
+    (left, right), (top, bottom) = side(width), side(height)
+    return Annotation(Box(left, top, right, bottom), draw(st.sampled_from(CLASSES.detector_names)))
+
+
+@st.composite
+def datasets(draw: st.DrawFn) -> list[tuple[Sample, tuple[int, int]]]:
+    any_split = draw(st.booleans())
+    rows = []
+    for name in draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True)):
+        size = draw(st.tuples(st.integers(1, 900), st.integers(1, 900)))
+        annotations = draw(st.none() | st.lists(boxes(*size), max_size=4).map(tuple))
+        splits = st.sampled_from(("train", "val", "test", "unused")) if any_split else st.none()
+        rows.append((Sample(name, None, annotations, split=draw(splits)), size))
+    return rows
+
+
+def saved(root: Path, rows: Sequence[tuple[Sample, tuple[int, int]]]) -> Dataset:
+    for sample, size in rows:
+        (root / sample.image).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("1", size).save(root / sample.image)
+    return Dataset(root, CLASSES, tuple(sample for sample, _ in rows))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(rows=datasets())
+@settings(max_examples=60, deadline=None)
+def test_a_dataset_is_read_as_it_was_written(
+    name: str, rows: list[tuple[Sample, tuple[int, int]]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = saved(Path(folder) / "in", rows)
+        out = Path(folder) / "out"
+        places = WRITERS[name](dataset, out)
+        CLASSES.write(out / "classes.yaml")
+        read = READERS[name](out)
+        found = {sample.image: sample for sample in read.samples}
+        assert read.classes == CLASSES
+        assert set(found) == set(places.values())
+        for sample in dataset.samples:
+            same_sample(sample, found[places[sample.image]], name)
+            copy = read.root / places[sample.image]
+            assert copy.read_bytes() == (dataset.root / sample.image).read_bytes()
+
+
+def same_sample(written: Sample, read: Sample, name: str) -> None:
+    unlisted = name == "coco" and written.annotations is None  # COCO has no place for these
+    assert read.split == (None if unlisted else written.split)
+    assert (read.annotations is None) == (written.annotations is None)
+    pairs = zip(written.annotations or (), read.annotations or (), strict=True)
+    for one, two in pairs:
+        assert two.class_name == one.class_name
+        assert two.box.corners == pytest.approx(one.box.corners, abs=0.01)
+
+
+BOXES = (Annotation(Box(10.5, 20, 30, 40.25), "scratch"), Annotation(Box(0, 0, 100, 50), "dust"))
+TABLE = ClassTable((DefectClass(0, "scratch"), DefectClass(1, "dust")))
+
+
+@pytest.fixture
+def sample_set(tmp_path: Path) -> Dataset:
+    samples = (
+        Sample("a.png", None, BOXES, split="train"),
+        Sample("b.png", None, (), split="val"),
+        Sample("c.png", None, None, split="val"),
+    )
+    for sample in samples:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.new("L", (100, 50)).save(tmp_path / "in" / sample.image)
+    return Dataset(tmp_path / "in", TABLE, samples)
+
+
+def test_pycocotools_reads_what_we_write(tmp_path: Path, sample_set: Dataset) -> None:
+    coco.write(sample_set, tmp_path / "out")
+    with redirect_stdout(StringIO()):
+        train = COCO(tmp_path / "out" / "annotations" / "instances_train.json")
+        val = COCO(tmp_path / "out" / "annotations" / "instances_val.json")
+    assert [c["name"] for c in train.loadCats(train.getCatIds())] == ["scratch", "dust"]
+    found = train.loadAnns(train.getAnnIds(imgIds=train.getImgIds()))
+    assert [a["bbox"] for a in found] == [[10.5, 20, 19.5, 20.25], [0, 0, 100, 50]]
+    assert [i["file_name"] for i in val.loadImgs(val.getImgIds())] == ["b.png"]
+    assert val.getAnnIds() == []
+
+
+def test_supervision_reads_what_we_write(tmp_path: Path, sample_set: Dataset) -> None:
+    sv = pytest.importorskip("supervision", reason="supervision is not installed")
+    yolo.write(sample_set, tmp_path / "yolo")
+    voc.write(sample_set, tmp_path / "voc")
+    readers: list[Callable[[], object]] = [
+        lambda: sv.DetectionDataset.from_yolo(
+            str(tmp_path / "yolo" / "images" / "train"),
+            str(tmp_path / "yolo" / "labels" / "train"),
+            str(tmp_path / "yolo" / "data.yaml"),
+        ),
+        lambda: sv.DetectionDataset.from_pascal_voc(
+            str(tmp_path / "voc" / "JPEGImages"), str(tmp_path / "voc" / "Annotations")
+        ),
+    ]
+    # supervision subtracts the 1 of VOC's own corners, which we neither add nor subtract.
+    for read, offset in zip(readers, (0, 1), strict=True):
+        [found] = [d for path, _, d in read() if Path(path).name == "a.png"]  # type: ignore[attr-defined]
+        expected = [[v - offset for v in a.box.corners] for a in BOXES]
+        assert found.xyxy.tolist() == [pytest.approx(corners, abs=1) for corners in expected]
+
+
+def write_images(root: Path, *names: str, size: tuple[int, int] = (100, 50)) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", size).save(root / name)
+
+
+LINE = "0 .5 .5 .2 .4\n"
+CORNERS = pytest.approx((40, 15, 60, 35))
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "data", "split"),
+    [
+        ("images/a.png", "labels/a.txt", None, None),
+        ("images/train/a.png", "labels/train/a.txt", None, "train"),
+        ("train/images/a.png", "train/labels/a.txt", None, "train"),
+        ("a.png", "a.txt", None, None),
+        ("valid/images/a.png", "valid/labels/a.txt", "val: ../valid/images\n", "val"),
+        ("images/x/a.png", "labels/x/a.txt", "path: .\ntest: images/x\n", "test"),
+        ("images/a.png", "labels/a.txt", "path: /nowhere\ntrain: [images]\n", "train"),
+        ("images/a.png", "labels/a.txt", "val: list.txt\n", "val"),
+    ],
+)
+def test_yolo_layouts(
+    tmp_path: Path, image: str, label: str, data: str | None, split: str | None
+) -> None:
+    write_images(tmp_path, image)
+    (tmp_path / label).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / label).write_text(LINE)
+    (tmp_path / "list.txt").write_text(f"./{image}\n")
+    if data is not None:
+        (tmp_path / "data.yaml").write_text(data + "nc: 1\nnames: [scratch]\n")
+    read = yolo.read(tmp_path)
+    [sample] = read.samples
+    assert sample.split == split
+    assert (read.root / sample.image) == tmp_path / image
+    assert sample.annotations is not None
+    assert sample.annotations[0].box.corners == CORNERS
+    assert sample.annotations[0].class_name == ("class_0" if data is None else "scratch")
+
+
+def test_yolo_names_of_a_text_file(tmp_path: Path) -> None:
+    write_images(tmp_path, "images/a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("1 .5 .5 .2 .4\n")
+    (tmp_path / "labels" / "classes.txt").write_text("dust\nscratch\n")
+    read = yolo.read(tmp_path)
+    assert read.classes.names == ("dust", "scratch")
+    assert read.samples[0].annotations is not None
+    assert read.samples[0].annotations[0].class_name == "scratch"
+
+
+def test_yolo_outlines_become_boxes_with_a_note(tmp_path: Path) -> None:
+    write_images(tmp_path, "images/a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 .1 .2 .3 .2 .2 .8\n")
+    read = yolo.read(tmp_path)
+    assert read.notes == ("1 outlines were made boxes",)
+    assert read.samples[0].annotations is not None
+    assert read.samples[0].annotations[0].box.corners == pytest.approx((10, 10, 30, 40))
+
+
+def xml(*objects: str, size: str = "<width>100</width><height>50</height>") -> str:
+    body = "\n".join(objects)
+    return f"<annotation>\n<filename>other.jpg</filename><size>{size}</size>\n{body}\n</annotation>"
+
+
+def an_object(name: str = "scratch", corners: Sequence[object] = (40, 15, 60, 35)) -> str:
+    tags = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+    box = "".join(f"<{tag}>{value}</{tag}>" for tag, value in tags)
+    return f"<object><name>{name}</name><bndbox>{box}</bndbox></object>"
+
+
+@pytest.mark.parametrize(
+    ("image", "file"),
+    [
+        ("a.png", "a.xml"),
+        ("JPEGImages/a.png", "Annotations/a.xml"),
+        ("images/a.png", "annotations/a.xml"),
+        ("images/lot1/a.png", "annotations/lot1/a.xml"),
+        ("images/lot1/a.png", "annotations/a.xml"),
+    ],
+)
+def test_voc_layouts(tmp_path: Path, image: str, file: str) -> None:
+    write_images(tmp_path, image)
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(xml(an_object(), an_object("dust", (0, 0, 100, 50))))
+    read = voc.read(tmp_path)
+    [sample] = read.samples
+    assert (read.root / sample.image) == tmp_path / image
+    assert sample.annotations == (
+        Annotation(Box(40, 15, 60, 35), "scratch"),
+        Annotation(Box(0, 0, 100, 50), "dust"),
+    )
+    assert read.classes.names == ("dust", "scratch")
+    assert voc.read((tmp_path / file).parent, images=read.root).samples == read.samples
+
+
+def instances(**changes: object) -> dict[str, object]:
+    return {
+        "images": [{"id": 7, "file_name": "a.png", "width": 100, "height": 50}],
+        "categories": [{"id": 90, "name": "scratch"}, {"id": 4, "name": "dust"}],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 90, "bbox": [40, 15, 20, 20]}],
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("image", "file", "split"),
+    [
+        ("a.png", "labels.json", None),
+        ("images/a.png", "annotations/instances.json", None),
+        ("images/a.png", "annotations/instances_val2017.json", "val"),
+        ("train2017/a.png", "annotations/instances_train2017.json", "train"),
+        ("train/a.png", "train/_annotations.coco.json", "train"),
+        ("images/deep/down/a.png", "annotations/test.json", "test"),
+    ],
+)
+def test_coco_layouts(tmp_path: Path, image: str, file: str, split: str | None) -> None:
+    root = tmp_path / "data"
+    write_images(root, image)
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    (root / file).write_text(json.dumps(instances()))
+    for path in (root, root / file):
+        read = coco.read(path, images=None if path == root else root)
+        [sample] = read.samples
+        assert (read.root / sample.image) == root / image
+        assert sample.split == split
+        assert sample.annotations == (Annotation(Box(40, 15, 60, 35), "scratch"),)
+        assert [(c.code, c.name) for c in read.classes] == [(4, "dust"), (90, "scratch")]
+
+
+def test_coco_crowds_are_left_out_and_unlisted_images_unlabelled(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.png", "b.png")
+    crowd = {"id": 1, "image_id": 7, "category_id": 90, "bbox": [0, 0, 9, 9], "iscrowd": 1}
+    (tmp_path / "x.json").write_text(json.dumps(instances(annotations=[crowd])))
+    read = coco.read(tmp_path)
+    assert [s.annotations for s in read.samples] == [(), None]
+    assert read.notes == ("1 crowd annotations left out",)
+
+
+def test_same_names_in_two_split_folders_do_not_mix(tmp_path: Path) -> None:
+    write_images(tmp_path, "train/a.png", "valid/a.png")
+    for folder, box in (("train", [0, 0, 10, 10]), ("valid", [5, 5, 10, 10])):
+        row = {"id": 1, "image_id": 7, "category_id": 90, "bbox": box}
+        text = json.dumps(instances(annotations=[row]))
+        (tmp_path / folder / "_annotations.coco.json").write_text(text)
+    one, two = coco.read(tmp_path).samples
+    assert (one.image, one.split) == ("train/a.png", "train")
+    assert (two.image, two.split) == ("valid/a.png", "val")
+    assert one.annotations is not None
+    assert two.annotations is not None
+    assert one.annotations[0].box == Box(0, 0, 10, 10)
+    assert two.annotations[0].box == Box(5, 5, 15, 15)

@@ -422,15 +422,20 @@ def _bars() -> Iterator[Callable[[str, int, int | None], None]]:
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (TextColumn("{task.description:<11}"), BarColumn(), MofNCompleteColumn())
+    bars = Progress(*columns, Elapsed(), Remaining(), console=Console(stderr=True))
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, Elapsed(), Remaining(), console=Console(stderr=True)) as bars:
 
-        def show(step: str, done: int, total: int | None) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total)
-            bars.update(tasks[step], completed=done, total=total)
+    def show(step: str, done: int, total: int | None) -> None:
+        bars.start()  # here, so that a command that fails at once prints its error alone
+        if step not in tasks:
+            tasks[step] = bars.add_task(step, total=total)
+        bars.update(tasks[step], completed=done, total=total)
 
+    try:
         yield show
+    finally:
+        if tasks:
+            bars.stop()
 
 
 @contextmanager

@@ -1,0 +1,118 @@
+"""The command line: exit codes, one-line errors, defaults that agree with the library, the page."""
+
+import importlib.util
+import inspect
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from wafer.cli import app
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = typer.main.get_command(app)
+
+
+@pytest.fixture
+def runner() -> CliRunner:
+    return CliRunner()
+
+
+def test_the_page_of_the_commands_is_what_they_say_themselves() -> None:
+    spec = importlib.util.spec_from_file_location("generate_cli", ROOT / "docs/generate_cli.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert written == module.page(), "run `make docs`"
+
+
+def test_the_version_is_that_of_the_distribution(runner: CliRunner) -> None:
+    result = runner.invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert result.stdout == "wafer 0.1.0\n"
+
+
+def test_every_command_has_help(runner: CliRunner) -> None:
+    for name in COMMANDS.commands:
+        result = runner.invoke(app, [name, "--help"])
+        assert result.exit_code == 0, name
+        assert "Usage" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "library"),
+    [
+        ("train", "wafer.detector.training:train_detector"),
+        ("synth", "wafer.datasets.synthetic.generate:generate_workspace"),
+        ("split", "wafer.datasets.splitting:resplit"),
+        ("init", "wafer.datasets.initialisation:initialise"),
+        ("evaluate", "wafer.detector.evaluating:evaluate_model"),
+        ("demo", "wafer.experiments.demo:run_demo"),
+    ],
+)
+def test_defaults_are_those_of_the_library(command: str, library: str) -> None:
+    module, _, function = library.partition(":")
+    wanted = inspect.signature(getattr(importlib.import_module(module), function)).parameters
+    ours = {p.name: p.default for p in COMMANDS.commands[command].params}
+    shared = [
+        name
+        for name in wanted
+        if name in ours and wanted[name].default is not inspect.Parameter.empty
+    ]
+    assert shared
+    assert {name: ours[name] for name in shared} == {name: wanted[name].default for name in shared}
+
+
+def test_a_usage_error_is_exit_code_2(runner: CliRunner) -> None:
+    assert runner.invoke(app, ["train", "--epochs", "many"]).exit_code == 2
+    assert runner.invoke(app, ["train", "--no-such-option"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "wafer init"),
+        (["evaluate"], "wafer init"),
+        (["classify", "."], "wafer init"),
+        (["split"], "wafer init"),
+        (["synth", "w", "--size", "10"], "size"),
+        (["synth", "w", "--counts", "nothing=3"], "nothing"),
+        (["init", "w", "--images", "nowhere"], "nowhere"),
+        (["convert", "nowhere", "there", "--to", "voc"], "nowhere"),
+        (["weights", "verify", "nowhere.safetensors"], "nowhere.safetensors"),
+    ],
+)
+def test_what_the_user_can_mend_is_exit_code_1_and_plain_lines(
+    runner: CliRunner,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("wafer: ")
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_system_s_own_errors_are_one_line(
+    runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    result = runner.invoke(app, ["synth", "file/inside", "--images", "48"])
+    assert result.exit_code == 1
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_weights_list_shows_the_official_file(runner: CliRunner) -> None:
+    result = runner.invoke(app, ["weights", "list"])
+    assert result.exit_code == 0
+    assert "yolov5n-coco-v7.0" in result.stdout

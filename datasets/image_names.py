@@ -40,6 +40,8 @@ class ImageNames:
             LookupError: no image or more than one; the message is the problem in words.
         """
         wanted = _normalised(text)
+        if wanted not in self._by_path:  # a name may begin or end with a space, a cell mostly not
+            wanted = wanted.strip()
         tables = (self._by_path, self._by_name, self._by_path_stem, self._by_stem)
         for table in tables if stems else tables[:2]:
             matches = table.get(wanted, [])

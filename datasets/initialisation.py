@@ -19,7 +19,7 @@ from wafer.datasets.formats.dataset import (
 )
 from wafer.datasets.image_names import ImageNames
 from wafer.datasets.images import decode_image
-from wafer.datasets.reading import pattern_group
+from wafer.datasets.reading import own_folders, pattern_group
 from wafer.datasets.records import SPLITS, Sample, Split
 from wafer.datasets.settings import checked_settings
 from wafer.datasets.splitting import split_by_group
@@ -86,6 +86,7 @@ def initialise(
     )
     dataset = _read(
         images,
+        exclude=own_folders(root.resolve(), images=images.resolve()),
         image_labels=image_labels,
         boxes=boxes,
         boxes_format=boxes_format,
@@ -128,6 +129,7 @@ def _class_table(path: Path | None) -> ClassTable | None:
 def _read(
     images: Path,
     *,
+    exclude: Sequence[Path],
     image_labels: Path | None,
     boxes: Path | None,
     boxes_format: str | None,
@@ -149,7 +151,7 @@ def _read(
     if dataset is not None:
         classes = None if dataset.derived else dataset.classes
     bare = tuple(Sample(name) for name in names)
-    samples = bare if dataset is None else dataset.samples
+    samples = _outside(bare if dataset is None else dataset.samples, images, exclude)
     if image_labels is not None:
         unjoined = samples
         joined = _tried(faults, lambda: join_table(unjoined, image_labels, classes=classes))
@@ -162,6 +164,15 @@ def _read(
     else:
         read = _derived(images, samples, dataset, none_class)
     return with_none_class(read, none_class, source=str(images))
+
+
+def _outside(
+    samples: tuple[Sample, ...], images: Path, exclude: Sequence[Path]
+) -> tuple[Sample, ...]:
+    """Leave out what earlier runs drew, where the workspace lies within the image folder."""
+    root = images.resolve()
+    inside = [f"{f.relative_to(root).as_posix()}/" for f in exclude if root in f.parents]
+    return tuple(sample for sample in samples if not sample.image.startswith(tuple(inside)))
 
 
 def _tried(faults: Faults, read: Callable[[], Result]) -> Result | None:

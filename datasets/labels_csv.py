@@ -124,7 +124,7 @@ def _row(line: int, cells: list[str], header: Mapping[str, int]) -> LabelRow:
         group = group[1:]
     return LabelRow(
         line,
-        cell("image"),
+        cells[header["image"]],
         cell("class") or None,
         group or None,
         next((s for s in SPLITS if s == split), None),
@@ -225,7 +225,7 @@ def rewrite_splits(path: Path, splits: Mapping[str, Split], *, images: ImageName
     rows = [header]
     for _, cells in lines[1:]:
         row = [*cells, ""] if column == len(names) else list(cells)
-        row[column] = splits.get(images.find(row[image_column].strip()), "")
+        row[column] = splits.get(images.find(row[image_column]), "")
         rows.append(row)
     for image in (image for image in splits if image not in matched):
         row = [""] * len(header)

@@ -16,9 +16,15 @@ from wafer.datasets.labels_csv import LabelRow, match_rows, read_label_rows
 from wafer.datasets.records import Annotation, Sample, Split
 from wafer.datasets.scanning import ImageCache, find_files, stem_faults
 
-__all__ = ["label_name", "pattern_group", "read_samples", "ruled_annotations"]
+__all__ = ["label_name", "own_folders", "pattern_group", "read_samples", "ruled_annotations"]
 
 IGNORED_LABELS = ("classes.txt",)  # some labelling tools write it beside the labels
+
+
+def own_folders(root: Path, *, images: Path) -> tuple[Path, ...]:
+    """Return the folders of a workspace that hold no images of the user, wherever these are."""
+    own = (root / name for name in ("labels", "truth", "runs", "models"))
+    return tuple(folder for folder in own if folder != images)
 
 
 def label_name(image: str) -> str:

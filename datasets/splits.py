@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ TRIES = 8
 GROUPS_A_TRY = 250
 # Images that are a group each are dealt out in bundles, this many or twice as many a stratum.
 BUNDLES = 100
+FEW_GROUPS = 200
 SWAPS = 8  # groups tried in exchange for one that has to move
 PARTS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -167,7 +169,7 @@ def _best_parts(
         for k in range(tries)
     ]
     best = min(candidates, key=lambda parts: _badness(parts, groups.contents, shares))
-    return best[of_image]
+    return _levelled(best, groups.contents, shares)[of_image]
 
 
 def _dealt(
@@ -241,6 +243,26 @@ def _mended(
         if _badness(best, contents, shares)[0] >= len(missing):
             return parts
         parts = best
+
+
+def _levelled(
+    parts: NDArray[np.int64], contents: NDArray[np.int64], shares: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Move single groups as long as that brings the parts nearer to their shares.
+
+    A fold is a coarse share of few groups; of many it is fine enough, and moving would take long.
+    """
+    while len(parts) <= FEW_GROUPS:
+        moves = []
+        for row, part in product(range(len(parts)), np.flatnonzero(shares)):
+            moved = parts.copy()
+            moved[row] = part
+            moves.append(moved)
+        best = min(moves, key=lambda p: _badness(p, contents, shares))
+        if _badness(best, contents, shares) >= _badness(parts, contents, shares):
+            break
+        parts = best
+    return parts
 
 
 def _moved(

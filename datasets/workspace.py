@@ -17,7 +17,7 @@ from wafer.datasets.classes import ClassTable, read_classes
 from wafer.datasets.errors import DataError, Fault, ImageError, WorkspaceError
 from wafer.datasets.keeping import keep_copy, put_aside
 from wafer.datasets.labels_csv import write_labels
-from wafer.datasets.reading import label_name, read_samples, ruled_annotations
+from wafer.datasets.reading import label_name, own_folders, read_samples, ruled_annotations
 from wafer.datasets.records import Sample, Split
 from wafer.datasets.scanning import ImageCache
 from wafer.datasets.settings import FILE_NAME, checked_settings, read_settings, write_settings
@@ -113,7 +113,6 @@ class Workspace:
         return self._read(self.truth if self.truth.is_dir() else self.labels)
 
     def _read(self, labels: Path) -> tuple[Sample, ...]:
-        own = ("labels", "truth", "runs", "models")
         return read_samples(
             images=self.images,
             labels=labels,
@@ -121,7 +120,7 @@ class Workspace:
             classes=self.classes,
             cache=self.image_cache(),
             group_pattern=self.group_pattern,
-            exclude=[self.root / name for name in own if self.root / name != self.images],
+            exclude=own_folders(self.root, images=self.images),
         )
 
 

@@ -95,7 +95,7 @@ def _classify(
 
 def _prepare(item: ImageInput, *, predictor: Predictor) -> Prepared | Row:
     """Return the pixels of an input, or the row that says why there are none."""
-    name, digest = item.name.encode("utf-8", "backslashreplace").decode("utf-8"), ""
+    name, digest = os.fsencode(item.name).decode("utf-8", "backslashreplace"), ""
     try:
         if item.error or name != item.name:
             reason = item.error or "a file name that is not UTF-8; rename the file"

@@ -80,16 +80,20 @@ def instance_files(path: Path) -> tuple[Path, ...]:
     if path.is_file():
         return (path,)
     patterns = ("*.json", "annotations/*.json", "*/_annotations.coco.json")
-    files = sorted({file for pattern in patterns for file in path.glob(pattern)})
-    return tuple(file for file in files if _looks_right(file))
+    found = sorted({file for pattern in patterns for file in path.glob(pattern)})
+    files = tuple(file for file in found if _looks_right(file))
+    # COCO's own folders have captions and keypoints of the same images beside the instances.
+    return tuple(file for file in files if file.name.startswith("instances")) or files
 
 
 def _looks_right(file: Path) -> bool:
     try:
         document = json.loads(file.read_bytes())
     except (OSError, ValueError):
+        document = None
+    if not isinstance(document, dict):
         return file.parent.name == "annotations"  # broken, which the reading will say
-    return isinstance(document, dict) and {"images", "annotations"} <= document.keys()
+    return {"images", "annotations"} <= document.keys()
 
 
 @dataclass(slots=True)

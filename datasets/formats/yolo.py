@@ -216,8 +216,9 @@ def _find_listed(settings: _Settings, faults: Faults) -> _Found:
             if listed.setdefault(file, split) != split:
                 problem = f"{file.name} is in {listed[file]} and {split}"
                 faults.add(settings.file, problem, "keep each image in one split")
-    if not listed:
+    if not listed and not faults.found:
         faults.add(settings.file, "no image in its folders", "put the images there")
+    if not listed:
         return _Found(settings.file.parent, {}, {})
     root = Path(os.path.commonpath([file.parent for file in listed]))
     standard = settings.file.parent.resolve() / "images"

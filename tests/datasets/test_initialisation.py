@@ -150,6 +150,16 @@ def test_the_folder_of_the_data_can_be_the_workspace(data: Path) -> None:
     assert 'images = "images"' in (data / "wafer.toml").read_text()
 
 
+def test_figures_of_earlier_runs_are_no_images(data: Path) -> None:
+    folder = data / "images"
+    figure = folder / "runs" / "train" / "yolov5n-001" / "results.png"
+    figure.parent.mkdir(parents=True)
+    Image.new("L", (8, 8)).save(figure)
+    for _ in range(2):
+        made = initialise(folder, images=folder, image_labels=data / "table.csv", force=True)
+        assert len(made.samples) == len(made.workspace.samples()) == 30
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -22,6 +22,7 @@ ODD_NAMES = (
     'q"q.png',
     "晶圆/ü.png",
     "s;t.png",
+    " p .png",
 )
 
 

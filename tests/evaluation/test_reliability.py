@@ -102,6 +102,11 @@ def test_a_threshold_cannot_cut_between_equal_confidences() -> None:
     assert curve.risk == pytest.approx([0.5, 0.5, 1 / 3])
     assert curve.complete.tolist() == [False, True, True]
     assert coverage_at_accuracy(curve, accuracy=0.95) == 0.0
+    curve = risk_coverage(
+        np.array([0.9, 0.5, 0.5, 0.5, 0.5]), np.array([1, 1, 1, 1, 0], dtype=bool)
+    )
+    assert curve.risk[1] == pytest.approx(0.125)
+    assert coverage_at_accuracy(curve, accuracy=0.85) == 0.2
 
 
 def test_without_answers_there_is_nothing_to_say() -> None:

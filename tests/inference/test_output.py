@@ -160,7 +160,7 @@ def broken_files(folder: Path) -> dict[str, str]:
         "dangling.png": "cannot be read (No such file or directory)",
         "loop.png": "cannot be read (Too many levels of symbolic links)",
         "pipe.png": "not a regular file",
-        "\\udcff\\udcfe.png": "a file name that is not UTF-8; rename the file",
+        "\\xff\\xfe.png": "a file name that is not UTF-8; rename the file",
     }
 
 

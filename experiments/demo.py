@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from wafer.datasets.files import write_text
 from wafer.datasets.synthetic.generate import generate_workspace
+from wafer.datasets.workspace import Workspace
 from wafer.detector.classification import classify_images
 from wafer.detector.evaluating import evaluate_model
 from wafer.detector.training import train_detector
@@ -27,30 +30,71 @@ class Demonstration:
     predictions: Path
 
 
-def run_demo(folder: Path, *, seed: int = 0, progress: Progress) -> Demonstration:
+def run_demo(
+    folder: Path,
+    *,
+    seed: int = 0,
+    images: int = 900,
+    size: int = 340,
+    imgsz: int = 160,
+    epochs: int = 60,
+    progress: Progress,
+) -> Demonstration:
     """Make synthetic images, train, evaluate on test, classify, report.
 
-    Every step that was finished before is not done again.
+    Images that were made and a training that was finished before are not made again.
 
     Args:
         folder: the workspace, made where it is not there yet.
         seed: of the images and of the training.
+        images: how many, the same number of each class.
+        size: their side in pixels.
+        imgsz: training size in pixels.
+        epochs: of the training.
         progress: called as each step goes on.
     """
     workspace = generate_workspace(
         folder,
-        images=900,
+        images=images,
         counts="balanced",
-        size=340,
+        size=size,
         difficulty="easy",
         seed=seed,
         progress=lambda done, total: progress("rendering", done, total),
     )
-    run = train_detector(
+    run = _trained(workspace, imgsz=imgsz, epochs=epochs, seed=seed, progress=progress)
+    measured = evaluate_model(
         workspace,
-        epochs=60,
+        weights=run,
+        progress=lambda done, total: progress("evaluating", done, total),
+    )
+    predictions = workspace.root / "predictions.csv"
+    classify_images(
+        [str(workspace.images)],
+        weights=run,
+        workspace=workspace.root,
+        output=predictions,
+        force=True,
+        progress=lambda done, total: progress("classifying", done, total),
+    )
+    return Demonstration(measured.evaluation, measured.report, predictions)
+
+
+def _trained(
+    workspace: Workspace, *, imgsz: int, epochs: int, seed: int, progress: Progress
+) -> Path:
+    """Return the folder of a finished training, which an earlier demonstration may have done."""
+    arguments = {"imgsz": imgsz, "epochs": epochs, "seed": seed}
+    record = workspace.root / "demo.json"
+    if record.is_file():
+        before = json.loads(record.read_text(encoding="utf-8"))
+        if before["arguments"] == arguments:
+            return workspace.runs / str(before["run"])
+    trained = train_detector(
+        workspace,
+        epochs=epochs,
         batch=16,
-        imgsz=160,
+        imgsz=imgsz,
         img_weights=True,
         optimizer="AdamW",
         lr0=0.002,
@@ -59,18 +103,5 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress) -> Demonstratio
             "training", (epoch - 1) * batches + batch, epochs * batches
         ),
     )
-    measured = evaluate_model(
-        workspace,
-        weights=run.folder,
-        progress=lambda done, total: progress("evaluating", done, total),
-    )
-    predictions = workspace.root / "predictions.csv"
-    classify_images(
-        [str(workspace.images)],
-        weights=run.folder,
-        workspace=workspace.root,
-        output=predictions,
-        force=True,
-        progress=lambda done, total: progress("classifying", done, total),
-    )
-    return Demonstration(measured.evaluation, measured.report, predictions)
+    write_text(record, json.dumps({"arguments": arguments, "run": trained.folder.name}))
+    return trained.folder

@@ -1,5 +1,4 @@
 import random
-import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -130,11 +129,9 @@ def test_shares_that_make_no_sense(shares: tuple[float, float, float]) -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_images_take_seconds() -> None:
+def test_ten_thousand_images_are_split_by_the_shares() -> None:
     samples = [Sample(f"{i}.png", "abc"[i % 3]) for i in range(10_000)]
-    start = time.perf_counter()
     assert counts(split_samples(samples))["a"] == pytest.approx([2167, 500, 667], abs=25)
-    assert time.perf_counter() - start < 30
 
 
 RNG = np.random.default_rng(0)

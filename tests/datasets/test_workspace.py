@@ -1,6 +1,5 @@
 import json
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -379,13 +378,10 @@ def test_labels_of_the_view_are_where_ultralytics_looks(tmp_path: Path) -> None:
     assert (view / "images" / "train" / "labels" / "a.txt").exists()
 
 
-def test_a_thousand_images_are_opened_in_a_moment(tmp_path: Path) -> None:
-
+def test_a_thousand_images_are_opened(tmp_path: Path) -> None:
     samples = [Sample(f"{i}.png", "scratch", (SCRATCH,), split="train") for i in range(1000)]
     images = images_for(tmp_path / "images", ["0.png"])
     for sample in samples[1:]:
         os.link(images / "0.png", images / sample.image)
     workspace = create_workspace(tmp_path, images=images, classes=CLASSES, samples=samples)
-    start = time.perf_counter()
     assert len(workspace.samples()) == 1000
-    assert time.perf_counter() - start < 1.0

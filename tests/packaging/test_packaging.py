@@ -55,7 +55,16 @@ def test_both_distributions_of_opencv_are_of_one_version() -> None:
 
 @pytest.mark.parametrize(
     "package",
-    ["ultralytics", "torch", "opencv-python", "roboflow", "numpy", "pandas", "pycocotools", "typer"],
+    [
+        "ultralytics",
+        "torch",
+        "opencv-python",
+        "roboflow",
+        "numpy",
+        "pandas",
+        "pycocotools",
+        "typer",
+    ],
 )
 def test_the_packages_of_the_product_are_plain_dependencies(package: str) -> None:
     requirements = PROJECT["project"]["dependencies"]

@@ -1,0 +1,44 @@
+"""The demonstration, on fewer and smaller images than it makes by itself."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from wafer.experiments.demo import Demonstration, run_demo
+
+
+def small_demo(folder: Path, steps: list[tuple[str, int, int | None]]) -> Demonstration:
+    return run_demo(
+        folder,
+        images=56,
+        size=96,
+        imgsz=64,
+        epochs=1,
+        progress=lambda step, done, total: steps.append((step, done, total)),
+    )
+
+
+@pytest.mark.slow
+def test_it_leaves_a_report_and_a_row_for_every_image_and_repeats_no_step(tmp_path: Path) -> None:
+    steps: list[tuple[str, int, int | None]] = []
+    done = small_demo(tmp_path / "demo", steps)
+    assert [name for name in dict.fromkeys(step for step, _, _ in steps)] == [
+        "rendering",
+        "training",
+        "evaluating",
+        "classifying",
+    ]
+    assert all(total for _, _, total in steps)
+    with done.predictions.open(encoding="utf-8") as handle:
+        assert len(list(csv.DictReader(handle))) == 56
+    assert done.report.read_text(encoding="utf-8").startswith("<!doctype html>")
+    metrics = json.loads((done.report.parent / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["split"] == "test"
+    assert metrics["n"] == done.evaluation.n > 0
+    written = done.predictions.read_bytes()
+    steps.clear()
+    again = small_demo(tmp_path / "demo", steps)
+    assert {step for step, _, _ in steps} == {"evaluating", "classifying"}
+    assert again.predictions.read_bytes() == written

@@ -71,19 +71,16 @@ def generate_workspace(
     is completed by the same call; a finished one is returned as it is.
 
     Args:
-        root: folder of the workspace; made, or empty, or an unfinished run of this same call.
+        root: folder of the workspace: new, empty, or of an unfinished run of this same call.
         images: number of images, used by the counts ``paper`` and ``balanced``.
-        counts: ``paper``, ``balanced``, ``NAME=N,NAME=N`` or a mapping of class name to number.
+        counts: ``paper``, ``balanced``, ``NAME=N,NAME=N`` or class names with numbers.
         size: side of the square images, 64 to 4096 pixels.
         difficulty: ``easy``, ``paper`` or ``hard``.
         seed: any whole number; another seed gives other wafers.
-        seed_fraction: share of the images of each class whose boxes stand in ``labels/``, 0 to 1,
-            at least one image a class; ``truth/`` has all.
-        label_noise: share of training images given a wrong class, 0 to 1; if not 0, training
-            boxes are also off by 3 to 8 % a side. ``truth/`` stays clean.
-        center_sigma: spread of the defect around the middle of the frame as a share of the side,
-            as review tools centre it; None places defects evenly.
-        families: layout families to draw from; None is all, in the design's shares.
+        seed_fraction: share of each class with boxes in ``labels/``, at least one image.
+        label_noise: share of training images with a wrong class; above 0, training boxes shake.
+        center_sigma: spread of the defect around the middle, in sides; None is even placing.
+        families: layout families to draw from; None is all.
         processes: number of processes; None takes one per processor.
         progress: called with (images done, images in all) after each image.
         force: replace an earlier synthetic workspace of other arguments.
@@ -103,32 +100,38 @@ def generate_workspace(
         center_sigma=center_sigma,
         families=families,
     )
-    record = {
-        "generator": GENERATOR,
-        "counts": numbers,
-        "size": size,
-        "difficulty": difficulty,
-        "seed": seed,
-        "seed_fraction": seed_fraction,
-        "label_noise": label_noise,
-        "center_sigma": center_sigma,
-        "families": None if families is None else sorted(families),
-    }
-    if _claim(root, record, force=force):
+    labelling = {"seed_fraction": seed_fraction, "label_noise": label_noise}
+    if _claim(root, _record(numbers, specs[0], seed, families) | labelling, force=force):
         return open_workspace(root)
     _render_missing(root, specs, processes, progress)
-    _clear(root, DERIVED)  # a run killed while it wrote these left some of them
     samples = split_samples(_true_samples(root, specs), seed=seed)
     samples = blur_labels(samples, share=label_noise, size=size, seed=seed)
     samples = keep_share(samples, share=seed_fraction, seed=seed)
+    _clear(root, DERIVED)  # a run killed while it wrote these left some of them
     return create_workspace(root, images=root / "images", classes=paper_classes(), samples=samples)
+
+
+def _record(
+    numbers: Mapping[str, int], spec: SampleSpec, seed: int, families: Sequence[str] | None
+) -> dict[str, object]:
+    """Return the arguments that decide about the images, as ``synth.json`` keeps them."""
+    return {
+        "generator": GENERATOR,
+        "counts": dict(numbers),
+        "size": spec.size,
+        "difficulty": spec.difficulty,
+        "seed": seed,
+        "center_sigma": spec.center_sigma,
+        "families": None if families is None else sorted(set(families)),
+    }
 
 
 def _claim(root: Path, record: Mapping[str, object], *, force: bool) -> bool:
     """Make the folder ours; return True if it already holds this very workspace, finished."""
     if root.exists() and not root.is_dir():
         raise WorkspaceError(f"{root} is a file; name a new folder")
-    if not root.is_dir() or not any(root.iterdir()):
+    leftovers = f".{RECORD}.tmp-"  # of a run killed in its first moment
+    if not root.is_dir() or all(path.name.startswith(leftovers) for path in root.iterdir()):
         write_text(root / RECORD, json.dumps(record, indent=1) + "\n")
         return False
     before = _read_record(root)
@@ -168,7 +171,7 @@ def _render_missing(
     root: Path, specs: Sequence[SampleSpec], processes: int | None, progress: Progress | None
 ) -> None:
     """Write the images that are not there yet; an image in place is complete, with its boxes."""
-    for leftover in root.glob("*/.*.tmp-*"):
+    for leftover in (*root.glob(".*.tmp-*"), *root.glob("*/.*.tmp-*")):
         leftover.unlink(missing_ok=True)
     missing = [spec for spec in specs if not (root / "images" / spec.name).exists()]
     done = len(specs) - len(missing)

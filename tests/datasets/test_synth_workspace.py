@@ -165,6 +165,13 @@ def test_run_killed_while_it_wrote_the_tables_is_completed(made: Workspace, tmp_
     assert _digests(generate_workspace(root, **SMALL).root) == _digests(made.root)  # type: ignore[arg-type]
 
 
+def test_run_killed_in_its_first_moment_is_completed(made: Workspace, tmp_path: Path) -> None:
+    root = tmp_path / "made"
+    root.mkdir()
+    (root / ".synth.json.tmp-0123").write_text("{", encoding="utf-8")
+    assert _digests(generate_workspace(root, **SMALL).root) == _digests(made.root)  # type: ignore[arg-type]
+
+
 def test_share_of_boxes(tmp_path: Path) -> None:
     counts = {"BEOL": 20, "particle": 6, "no_defect": 8, "deviation": 6}
     made = generate_workspace(

@@ -179,6 +179,13 @@ def test_the_rule(score, platt, none_class, above, expected) -> None:  # type: i
     assert answer._replace(confidence=round(answer.confidence, 12)) == expected
 
 
+def test_the_lowest_killer_image_itself_goes_to_review() -> None:
+    limit = killer_escape_limit([IDENTITY.probability(score) for score in (0.2, 0.7)])
+    rule = {"platt": IDENTITY, "none_class": "clean", "none_review_above": limit}
+    assert decide(0.2, "scratch", BOX, **rule).decision == "review"
+    assert decide(0.199, "scratch", BOX, **rule).decision == "auto"
+
+
 def test_a_sure_detector_is_not_overruled_by_its_low_scores() -> None:
     lenient = PlattMap(slope=1.0, intercept=5.0)
     answer = decide(0.1, "scratch", BOX, platt=lenient, none_class="clean", none_review_above=None)

@@ -239,8 +239,12 @@ def train(
         typer.Option(help="Size of the detector."),
     ] = "yolov5n",
     weights: Annotated[
-        Path | None,
-        typer.Option(help="First weights: an official YOLOv5 v6/v7 or a wafer model file."),
+        str | None,
+        typer.Option(
+            metavar="FILE|none",
+            help="First weights: a wafer model or official YOLOv5 v6/v7 file; none is from "
+            "scratch; else the shipped ones.",
+        ),
     ] = None,
     img_weights: Annotated[
         bool, typer.Option("--img-weights", help="Draw rare and badly found classes more often.")
@@ -270,7 +274,7 @@ def train(
         trained = train_detector(
             found,
             model=model,
-            weights=weights,
+            weights="none" if weights == "none" else weights and Path(weights),
             img_weights=img_weights,
             epochs=epochs,
             batch=batch,
@@ -399,9 +403,11 @@ def _show_evaluation(evaluation: Any, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from wafer.evaluation.tables import summary_table
+    from wafer.evaluation.tables import class_table, summary_table
 
-    Console().print(summary_table(evaluation))
+    console = Console()
+    console.print(summary_table(evaluation))
+    console.print(class_table(evaluation))
 
 
 def _note(text: str) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "open_workspace",
     "select",
     "trusted",
+    "workspace_folder",
     "write_yolo_view",
 ]
 
@@ -124,20 +125,26 @@ class Workspace:
         )
 
 
+def workspace_folder(start: Path | None = None) -> Path | None:
+    """Return the workspace's folder at or above a folder, None where there is none."""
+    folder = (Path.cwd() if start is None else start).resolve()
+    folders = (folder, *folder.parents)
+    return next((each for each in folders if (each / FILE_NAME).is_file()), None)
+
+
 def find_workspace(start: Path | None = None) -> Workspace:
     """Open the workspace at or above a folder, by default the current one.
 
     Raises:
         WorkspaceError: there is none, or its files are broken.
     """
-    folder = (Path.cwd() if start is None else start).resolve()
-    for candidate in (folder, *folder.parents):
-        if (candidate / FILE_NAME).is_file():
-            return open_workspace(candidate)
-    raise WorkspaceError(
-        f"no {FILE_NAME} in {folder} or above; make a workspace with `wafer init`, "
-        "go into one, or name it with `--workspace DIR`"
-    )
+    folder = workspace_folder(start)
+    if folder is None:
+        raise WorkspaceError(
+            f"no {FILE_NAME} in {start or Path.cwd()} or above; make a workspace with "
+            "`wafer init`, go into one, or name it with `--workspace DIR`"
+        )
+    return open_workspace(folder)
 
 
 def open_workspace(root: Path) -> Workspace:

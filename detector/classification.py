@@ -6,8 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from wafer.datasets.errors import WorkspaceError
-from wafer.datasets.workspace import Workspace, find_workspace, open_workspace
+from wafer.datasets.workspace import Workspace, open_workspace, workspace_folder
 from wafer.detector.loading import choose_model, load_detector
 from wafer.inference.output import Progress, Summary, check_output, classify_to_file
 
@@ -47,7 +46,7 @@ def classify_images(
         DataError: an argument that means no image.
     """
     check_output(output, force=force)
-    path = choose_model(_workspace(workspace, needed=weights is None), weights=weights)
+    path = choose_model(_workspace(workspace), weights=weights)
     detector = load_detector(path, device=device)
     log.info("model %s (%s)", detector.checkpoint.label, path)
     return classify_to_file(
@@ -61,12 +60,6 @@ def classify_images(
     )
 
 
-def _workspace(folder: Path | None, *, needed: bool) -> Workspace | None:
-    if folder is not None:
-        return open_workspace(folder)
-    try:
-        return find_workspace()
-    except WorkspaceError:
-        if needed:
-            raise
-        return None
+def _workspace(folder: Path | None) -> Workspace | None:
+    found = workspace_folder() if folder is None else folder
+    return None if found is None else open_workspace(found)

@@ -79,8 +79,8 @@ def evaluate_model(
         dataset_hash=dataset_hash(workspace, samples),
         split=split,
         excluded={
-            "unlabelled": selection.excluded_unlabelled,
-            "untrusted": selection.excluded_untrusted,
+            "excluded_unlabelled": selection.excluded_unlabelled,
+            "excluded_untrusted_boxes": selection.excluded_untrusted,
         },
     )
 

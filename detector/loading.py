@@ -18,11 +18,13 @@ from wafer.detector.runs import newest_finished_run, torch_device
 from wafer.evaluation.calibration import PlattMap, decide
 from wafer.inference.records import Decide, Predictor
 from wafer.weights.checkpoint import Checkpoint, DecisionRule, read_checkpoint
+from wafer.weights.manifest import shipped
 
 __all__ = ["MODEL_FILE", "Detector", "choose_model", "decision_of", "load_detector"]
 
 MODEL_FILE = Path("weights", "best.safetensors")
 """Where a run folder keeps its model."""
+SHIPPED = "yolov5n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ def choose_model(workspace: Workspace | None, *, weights: Path | None) -> Path:
     """Return the model file that a command uses.
 
     That is ``weights`` (a run folder or a model file) where it is given, else the newest finished
-    run of the workspace.
+    run of the workspace, else the shipped model, if its classes are those of the workspace or
+    there is no workspace.
 
     Raises:
         WeightsError: there is none.
@@ -62,9 +65,16 @@ def choose_model(workspace: Workspace | None, *, weights: Path | None) -> Path:
             raise WeightsError(f"{path}: no such model; name a run folder or a .safetensors file")
         return path
     run = None if workspace is None else newest_finished_run(workspace.runs)
-    if run is None:
-        raise WeightsError("no model was trained here yet; run `wafer train`, or give --weights")
-    return run.folder / MODEL_FILE
+    if run is not None:
+        return run.folder / MODEL_FILE
+    path = shipped(SHIPPED)
+    if path is not None and (workspace is None or _same_classes(path, workspace)):
+        return path
+    raise WeightsError("no model was trained here yet; run `wafer train`, or give --weights")
+
+
+def _same_classes(path: Path, workspace: Workspace) -> bool:
+    return read_checkpoint(path).classes.names == workspace.classes.names
 
 
 def load_detector(path: Path, *, device: str = "auto") -> Detector:

@@ -8,9 +8,9 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from wafer.datasets.errors import TrainingError
+from wafer.datasets.errors import TrainingError, WeightsError
 from wafer.datasets.files import sha256_file
 from wafer.datasets.records import Sample
 from wafer.datasets.workspace import Workspace, dataset_hash, select
@@ -20,6 +20,7 @@ from wafer.detector.plan import PLAN, TrainingImage, TrainingPlan, write_plan
 from wafer.detector.precision import Precision, fastest_precision
 from wafer.detector.runs import Run, locked, open_run, torch_device
 from wafer.detector.trainer import Progress, WaferTrainer, read_state
+from wafer.weights.manifest import shipped
 
 __all__ = ["HYPERPARAMETERS", "OPTIMIZERS", "TrainedRun", "train_detector"]
 
@@ -69,7 +70,7 @@ def train_detector(
     workspace: Workspace,
     *,
     model: str = "yolov5n",
-    weights: Path | None = None,
+    weights: Path | Literal["none"] | None = None,
     img_weights: bool = False,
     epochs: int = 100,
     batch: int = 64,
@@ -91,7 +92,8 @@ def train_detector(
         workspace: where the images, classes and runs are.
         model: ``yolov5n``, ``s``, ``m``, ``l`` or ``x``.
         weights: first weights: an official YOLOv5 v6/v7 file or a wafer model (safetensors);
-            None trains from scratch.
+            None takes the shipped ones where there are some for ``model``, ``"none"`` trains from
+            scratch.
         img_weights: draw images by YOLOv5's image weights, backgrounds keeping their share.
         epochs: at least 1.
         batch: images a step, at least 1.
@@ -111,13 +113,14 @@ def train_detector(
         WeightsError: first weights that do not fit.
     """
     _check_arguments(model, epochs, batch, imgsz, max_backgrounds, optimizer, hyperparameters)
+    start = _first_weights(model, weights)
     samples = workspace.samples()
     train, notes = _training_samples(workspace, samples, max_backgrounds, seed)
     val = select(samples, "val").samples
     _check_samples(workspace, train, val)
     arguments = {
         "model": model,
-        "weights": None if weights is None else sha256_file(weights),
+        "weights": None if start is None else sha256_file(start),
         "img_weights": img_weights,
         "epochs": epochs,
         "batch": batch,
@@ -130,7 +133,7 @@ def train_detector(
         "device": str(torch_device(device)),
         "hyperparameters": {**HYPERPARAMETERS, **(hyperparameters or {})},
     }
-    plan = _plan(workspace, train, val, arguments=arguments, start=weights)
+    plan = _plan(workspace, train, val, arguments=arguments, start=start)
     digest = dataset_hash(workspace, [*train, *val])
     run, resumed = open_run(workspace.runs, model=model, arguments=arguments, dataset_hash=digest)
     with locked(run):
@@ -191,6 +194,16 @@ def _plan(
         train=tuple(_training_image(sample, workspace) for sample in train),
         val=tuple(_training_image(sample, workspace) for sample in val),
     )
+
+
+def _first_weights(model: str, weights: Path | Literal["none"] | None) -> Path | None:
+    if weights is None:
+        return shipped(model)
+    if weights == "none":
+        return None
+    if not weights.is_file():
+        raise WeightsError(f"{weights}: no such file of first weights")
+    return weights
 
 
 def _training_image(sample: Sample, workspace: Workspace) -> TrainingImage:

@@ -12,12 +12,10 @@ from wafer.datasets.files import cache_folder, sha256_file, write_bytes
 from wafer.weights.checkpoint import FIRST_WEIGHTS, read_checkpoint
 from wafer.weights.convert import ConversionReport, architecture_of, convert_yolov5
 from wafer.weights.loading import read_tensors
-from wafer.weights.manifest import WeightsRecord, find_record, read_manifest, verify
+from wafer.weights.manifest import PACKAGE, WeightsRecord, find_record, read_manifest, verify
 from wafer.weights.sealing import METADATA_KEY, seal
 
 __all__ = ["Imported", "Listed", "Verified", "import_weights", "list_weights", "verify_weights"]
-
-PACKAGE = Path(__file__).parent
 
 Shapes = Mapping[str, tuple[int, ...]]
 

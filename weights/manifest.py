@@ -14,7 +14,9 @@ import yaml
 from wafer.datasets.errors import WeightsError
 from wafer.datasets.files import sha256_file
 
-__all__ = ["WeightsRecord", "altered", "find_record", "read_manifest", "verify"]
+__all__ = ["WeightsRecord", "altered", "find_record", "read_manifest", "shipped", "verify"]
+
+PACKAGE = Path(__file__).parent
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -78,6 +80,18 @@ def find_record(
         if all(getattr(record, field) == value for field, value in given.items())
     )
     return next(matching, None)
+
+
+def shipped(architecture: str) -> Path | None:
+    """Return the model file of an architecture that is part of this package, its digest checked.
+
+    Raises:
+        WeightsError: the file is missing from the installation, or altered.
+    """
+    for record in read_manifest():
+        if record.shipped and record.architecture == architecture:
+            return verify(record, (PACKAGE,))
+    return None
 
 
 def verify(record: WeightsRecord, folders: Iterable[Path]) -> Path:

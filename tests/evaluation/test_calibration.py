@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.metrics import log_loss
@@ -97,6 +97,7 @@ def test_scores_that_say_nothing_give_the_smoothed_share_of_defects(scores: list
     assert fitted.probability(0.99) == pytest.approx((3 * 1 / 5 + 2 / 3) / 4)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=2, max_size=25))
 def test_the_map_never_decreases(rows: list[tuple[float, bool]]) -> None:
     fitted = fit_platt([s for s, _ in rows], [d for _, d in rows])
@@ -138,6 +139,7 @@ def test_the_killer_limit_by_hand(
     assert killer_escape_limit(probabilities, limit=limit) == expected
 
 
+@settings(deadline=None)
 @given(scores, st.floats(0, 1))
 def test_no_more_killers_than_the_limit_lie_below_it(values: list[float], limit: float) -> None:
     threshold = killer_escape_limit(values, limit=limit)

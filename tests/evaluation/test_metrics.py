@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
@@ -43,6 +43,7 @@ def test_weighted_accuracy_is_null_without_any_confidence() -> None:
     assert mean_confidence(np.zeros(0)) is None
 
 
+@settings(deadline=None)
 @given(confident_answers)
 def test_weighted_accuracy_is_accuracy_plus_covariance_over_mean(
     answers: list[tuple[float, bool]],
@@ -56,6 +57,7 @@ def test_weighted_accuracy_is_accuracy_plus_covariance_over_mean(
     assert weighted_accuracy(confidence, correct) == pytest.approx(expected, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(answers_of_four_classes)
 def test_class_rates_agree_with_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     truth, predicted = np.array(pairs).T

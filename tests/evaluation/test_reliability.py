@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss
 
@@ -58,6 +58,7 @@ def test_the_upper_end_belongs_to_the_last_bin_of_equal_width() -> None:
     assert bins == (ReliabilityBin(count=2, confidence=0.97, accuracy=0.5),)
 
 
+@settings(deadline=None)
 @given(answers, st.sampled_from([1, 2, 15]))
 def test_calibration_error_is_at_least_the_gap_of_the_means(
     pairs: list[tuple[float, bool]], bins: int
@@ -70,6 +71,7 @@ def test_calibration_error_is_at_least_the_gap_of_the_means(
         assert gap - 1e-9 <= error <= 1
 
 
+@settings(deadline=None)
 @given(answers, st.randoms())
 def test_no_figure_depends_on_the_order_of_the_images(pairs, random) -> None:  # type: ignore[no-untyped-def]
     shuffled = list(pairs)
@@ -81,6 +83,7 @@ def test_no_figure_depends_on_the_order_of_the_images(pairs, random) -> None:  #
     np.testing.assert_allclose(risk_coverage(*one).risk, risk_coverage(*other).risk)
 
 
+@settings(deadline=None)
 @given(answers)
 def test_the_brier_score_is_that_of_scikit_learn(pairs: list[tuple[float, bool]]) -> None:
     confidence, correct = arrays(pairs)

@@ -274,7 +274,7 @@ def train(
         trained = train_detector(
             found,
             model=model,
-            weights="none" if weights == "none" else weights and Path(weights),
+            weights=_first_weights(weights),
             img_weights=img_weights,
             epochs=epochs,
             batch=batch,
@@ -395,6 +395,12 @@ def _workspace(folder: Path | None) -> Any:
     from wafer.datasets.workspace import find_workspace, open_workspace
 
     return find_workspace() if folder is None else open_workspace(folder)
+
+
+def _first_weights(text: str | None) -> Path | Literal["none"] | None:
+    if text == "none":
+        return "none"
+    return None if text is None else Path(text)
 
 
 def _show_evaluation(evaluation: Any, as_json: bool) -> None:

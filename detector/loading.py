@@ -67,9 +67,9 @@ def choose_model(workspace: Workspace | None, *, weights: Path | None) -> Path:
     run = None if workspace is None else newest_finished_run(workspace.runs)
     if run is not None:
         return run.folder / MODEL_FILE
-    path = shipped(SHIPPED)
-    if path is not None and (workspace is None or _same_classes(path, workspace)):
-        return path
+    ours = shipped(SHIPPED)
+    if ours is not None and (workspace is None or _same_classes(ours, workspace)):
+        return ours
     raise WeightsError("no model was trained here yet; run `wafer train`, or give --weights")
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from wafer.datasets.errors import TrainingError, WeightsError
 from wafer.datasets.files import sha256_file
 from wafer.datasets.records import Sample
-from wafer.datasets.workspace import Workspace, dataset_hash, select
+from wafer.datasets.workspace import Selection, Workspace, dataset_hash, select
 from wafer.detector.architecture import ARCHITECTURES, build_model, start_from
 from wafer.detector.finishing import finish_run
 from wafer.detector.plan import PLAN, TrainingImage, TrainingPlan, write_plan
@@ -116,8 +116,10 @@ def train_detector(
     start = _first_weights(model, weights)
     samples = workspace.samples()
     train, notes = _training_samples(workspace, samples, max_backgrounds, seed)
-    val = select(samples, "val").samples
+    selection = select(samples, "val")
+    val = selection.samples
     _check_samples(workspace, train, val)
+    notes = (*_start_notes(start, weights), *notes, *_val_notes(selection))
     arguments = {
         "model": model,
         "weights": None if start is None else sha256_file(start),
@@ -204,6 +206,19 @@ def _first_weights(model: str, weights: Path | Literal["none"] | None) -> Path |
     if not weights.is_file():
         raise WeightsError(f"{weights}: no such file of first weights")
     return weights
+
+
+def _start_notes(start: Path | None, weights: object) -> tuple[str, ...]:
+    if start is None or weights is not None:
+        return ()
+    return (f"starts from the shipped weights {start.stem}; --weights none starts from scratch",)
+
+
+def _val_notes(selection: Selection) -> tuple[str, ...]:
+    left_out = selection.excluded_unlabelled + selection.excluded_untrusted
+    if not left_out:
+        return ()
+    return (f"{left_out} validation images without trusted labels were left out",)
 
 
 def _training_image(sample: Sample, workspace: Workspace) -> TrainingImage:

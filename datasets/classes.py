@@ -147,7 +147,11 @@ def read_classes(path: Path) -> ClassTable:
     Raises:
         DataError: the file is not a class table; every faulty row is named.
     """
-    return _parse(path.read_text(encoding="utf-8"), str(path))
+    try:
+        return _parse(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        remedy = "save it as UTF-8"
+        raise DataError([Fault(file=str(path), problem="not UTF-8 text", remedy=remedy)]) from error
 
 
 def paper_classes() -> ClassTable:

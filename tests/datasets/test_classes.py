@@ -65,3 +65,10 @@ def test_bad_tables(tmp_path: Path, text: str, messages: list[str]) -> None:
     assert len(caught.value.faults) == len(messages)
     for message, line in zip(messages, str(caught.value).splitlines(), strict=True):
         assert message in line
+
+
+def test_a_table_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "classes.yaml"
+    path.write_bytes(b"classes:\n- {code: 1, name: r\xe4nder}\n")
+    with pytest.raises(DataError, match="not UTF-8 text; save it as UTF-8"):
+        read_classes(path)

@@ -1,6 +1,5 @@
 """The top-1 box, all boxes, and first weights."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,7 @@ from wafer.datasets.errors import WeightsError
 from wafer.detector.architecture import build_model, fill_model, start_from, tensor_shapes
 from wafer.detector.model import TorchEngine, all_boxes, forward, top_one
 
-SHARED = Path(os.environ.get("WAFER_SHARED", Path(__file__).parents[3] / "shared"))
-COCO = SHARED / "weights" / "yolov5n_v70_coco_fp16.safetensors"
+COCO = Path(__file__).resolve().parents[3] / "shared/weights/yolov5n_v70_coco_fp16.safetensors"
 
 
 def output(rows: list[list[float]]) -> torch.Tensor:

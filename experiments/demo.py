@@ -34,10 +34,10 @@ def run_demo(
     folder: Path,
     *,
     seed: int = 0,
-    images: int = 900,
+    images: int = 600,
     size: int = 340,
-    imgsz: int = 160,
-    epochs: int = 60,
+    imgsz: int = 192,
+    epochs: int = 40,
     progress: Progress,
 ) -> Demonstration:
     """Make synthetic images, train, evaluate on test, classify, report.
@@ -97,7 +97,7 @@ def _trained(
         imgsz=imgsz,
         img_weights=True,
         optimizer="AdamW",
-        lr0=0.002,
+        lr0=0.001,
         seed=seed,
         progress=lambda epoch, epochs, batch, batches: progress(
             "training", (epoch - 1) * batches + batch, epochs * batches

@@ -76,7 +76,7 @@ def test_a_usage_error_is_exit_code_2(runner: CliRunner) -> None:
     [
         (["train"], "wafer init"),
         (["evaluate"], "wafer init"),
-        (["classify", "."], "wafer init"),
+        (["classify", "."], "no image in this folder"),
         (["split"], "wafer init"),
         (["synth", "w", "--size", "10"], "size"),
         (["synth", "w", "--counts", "nothing=3"], "nothing"),

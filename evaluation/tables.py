@@ -33,7 +33,7 @@ def class_table(evaluation: Evaluation) -> Table:
     """Return the figures of every class, one a row."""
     table = Table(box=box.SIMPLE_HEAD)
     boxed = evaluation.detection is not None
-    table.add_column("class")
+    table.add_column("class", no_wrap=True)  # on a narrow terminal intervals wrap, names do not
     for name in ("images", "recall", "95 %", "precision", "95 %", "F1"):
         table.add_column(name, justify="right")
     for name in ("AP50", "AP50-95") if boxed else ():

@@ -409,11 +409,11 @@ def _show_evaluation(evaluation: Any, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from wafer.evaluation.tables import class_table, summary_table
+    from wafer.evaluation.tables import WIDE, class_table, summary_table
 
     console = Console()
     console.print(summary_table(evaluation))
-    console.print(class_table(evaluation))
+    console.print(class_table(evaluation, intervals=console.width >= WIDE))
 
 
 def _note(text: str) -> None:

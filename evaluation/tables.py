@@ -11,8 +11,10 @@ from rich.text import Text
 
 from wafer.evaluation.results import Evaluation
 
-__all__ = ["class_table", "percent", "summary_table"]
+__all__ = ["WIDE", "class_table", "percent", "summary_table"]
 
+WIDE = 100
+"""Columns of a terminal that shows a table of classes with intervals."""
 NOTHING = "-"
 
 
@@ -29,17 +31,20 @@ def summary_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def class_table(evaluation: Evaluation) -> Table:
-    """Return the figures of every class, one a row."""
+def class_table(evaluation: Evaluation, *, intervals: bool = True) -> Table:
+    """Return the figures of every class, one a row.
+
+    Args:
+        evaluation: what to show.
+        intervals: show the 95 % intervals, for which a terminal needs ``WIDE`` columns.
+    """
     table = Table(box=box.SIMPLE_HEAD)
-    boxed = evaluation.detection is not None
-    table.add_column("class", no_wrap=True)  # on a narrow terminal intervals wrap, names do not
-    for name in ("images", "recall", "95 %", "precision", "95 %", "F1"):
-        table.add_column(name, justify="right")
-    for name in ("AP50", "AP50-95") if boxed else ():
-        table.add_column(name, justify="right")
-    for name, row in evaluation.to_dict()["per_class"].items():
-        table.add_row(Text(name), *_class_cells(row, boxed))
+    table.add_column("class", no_wrap=True)
+    rows = evaluation.to_dict()["per_class"]
+    for name in _class_cells(next(iter(rows.values())), evaluation, intervals):
+        table.add_column(name.rstrip("*"), justify="right")
+    for name, row in rows.items():
+        table.add_row(Text(name), *_class_cells(row, evaluation, intervals).values())
     return table
 
 
@@ -89,13 +94,15 @@ def _escape(values: dict[str, Any]) -> str:
     return f"of {values['killer_images']} images, at most {percent(values['killer_escape_upper'])}"
 
 
-def _class_cells(row: dict[str, Any], boxed: bool) -> list[str]:
-    cells = [
-        str(row["support"]),
-        percent(row["recall"]),
-        _interval(row["recall_interval"]),
-        percent(row["precision"]),
-        _interval(row["precision_interval"]),
-        percent(row["f1"]),
-    ]
-    return [*cells, percent(row["ap50"]), percent(row["ap50_95"])] if boxed else cells
+def _class_cells(row: dict[str, Any], evaluation: Evaluation, intervals: bool) -> dict[str, str]:
+    """Return the cells by heading; the star tells two equal headings apart."""
+    cells = {"images": str(row["support"]), "recall": percent(row["recall"])}
+    if intervals:
+        cells["95 %"] = _interval(row["recall_interval"])
+    cells["precision"] = percent(row["precision"])
+    if intervals:
+        cells["95 %*"] = _interval(row["precision_interval"])
+    cells["F1"] = percent(row["f1"])
+    if evaluation.detection is not None:
+        cells |= {"AP50": percent(row["ap50"]), "AP50-95": percent(row["ap50_95"])}
+    return cells

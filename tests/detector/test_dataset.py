@@ -42,12 +42,16 @@ def images(tmp_path: Path) -> list[TrainingImage]:
 
 
 def dataset(
-    images: list[TrainingImage], *, training: bool = True, **hyperparameters: float
+    images: list[TrainingImage],
+    *,
+    training: bool = True,
+    channels: int = 1,
+    **hyperparameters: float,
 ) -> DetectionDataset:
     arguments: SimpleNamespace = get_cfg(overrides={**HYPERPARAMETERS, **hyperparameters})
     return DetectionDataset(
         images,
-        data={"names": {0: "spot", 1: "deviation"}, "channels": 1, "nc": 2},
+        data={"names": {0: "spot", 1: "deviation"}, "channels": channels, "nc": 2},
         image_size=SIZE,
         white_level=65535,
         hyperparameters=arguments,
@@ -76,6 +80,18 @@ def test_a_wide_image_is_padded_and_its_boxes_move_with_it(tmp_path: Path) -> No
     assert item["img"].shape == (1, SIZE, SIZE)
     torch.testing.assert_close(item["bboxes"], torch.tensor([[0.5, 0.5, 0.5, 0.25]]))
     assert (item["img"][0, :16] == 114).all()
+
+
+def test_colour_reaches_the_network_as_red_green_blue(tmp_path: Path) -> None:
+    path = tmp_path / "red.png"
+    cv2.imwrite(str(path), np.full((96, 96, 3), (10, 60, 200), np.uint8))  # blue, green, red
+    red = TrainingImage(path=path, classes=(), boxes=(), whole_image=False)
+    shown = dataset([red], training=False, channels=3)[0]["img"]
+    assert shown.shape == (3, SIZE, SIZE)
+    assert [int(shown[channel].float().mean()) for channel in range(3)] == [200, 60, 10]
+    varied = dataset([red], channels=3, hsv_v=0.0, mosaic=0.0, scale=0.0, translate=0.0)
+    start(varied)
+    assert [int(varied[0, 1]["img"][c, 32, 32]) for c in range(3)] == [200, 60, 10]
 
 
 def start(data: DetectionDataset, *, img_weights: bool = False) -> EpochSampler:

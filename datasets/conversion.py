@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 TABLE = "image_labels.csv"
+BOX_FIELDS = 5
 
 
 class Reader(Protocol):
@@ -101,7 +102,10 @@ def detect_format(path: Path) -> str:
     if len(found) == 1:
         return found[0]
     what = " and ".join(found) if found else "no known format"
-    raise WaferError(f"{path}: looks like {what}; say which with `--from yolo|coco|voc`")
+    raise WaferError(
+        f"{path}: looks like {what}; say which, yolo, coco or voc, with "
+        "`--format` (init) or `--from` (convert)"
+    )
 
 
 def _looks_yolo(path: Path) -> bool:
@@ -111,9 +115,21 @@ def _looks_yolo(path: Path) -> bool:
     labels = set(find_files(path, suffixes={".txt"})[0])
     if path.name == "labels" and labels:
         return True
+    if not images and any(_holds_boxes(path / name) for name in labels):
+        return True
     return any(
         yolo.label_file(path / image).relative_to(path).as_posix() in labels for image in images
     )
+
+
+def _holds_boxes(path: Path) -> bool:
+    """Return whether a text file starts with a class and the numbers of a box or an outline."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        fields = next(lines, "").split()
+    try:
+        return len([float(field) for field in fields]) >= BOX_FIELDS
+    except ValueError:
+        return False
 
 
 def _looks_coco(path: Path) -> bool:

@@ -5,6 +5,9 @@ tables (in ``tables``) show it. Only the records and the rule that turns a score
 are imported here: the rest needs scipy, pycocotools or matplotlib.
 """
 
+import os
+
+from wafer.datasets.files import cache_folder
 from wafer.evaluation.calibration import (
     Answer,
     PlattMap,
@@ -25,3 +28,6 @@ __all__ = [
     "fit_platt",
     "killer_escape_limit",
 ]
+
+# matplotlib would make a folder in the user's configuration; it reads this when it is imported.
+os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))

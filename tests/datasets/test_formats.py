@@ -6,13 +6,15 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import supervision as sv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
 from wafer.datasets.classes import ClassTable, DefectClass
-from wafer.datasets.conversion import READERS, WRITERS
+from wafer.datasets.conversion import READERS, WRITERS, detect_format
+from wafer.datasets.errors import WaferError
 from wafer.datasets.formats import coco, voc, yolo
 from wafer.datasets.formats.dataset import Dataset
 from wafer.datasets.records import Annotation, Box, Sample
@@ -114,7 +116,6 @@ def test_pycocotools_reads_what_we_write(tmp_path: Path, sample_set: Dataset) ->
 
 
 def test_supervision_reads_what_we_write(tmp_path: Path, sample_set: Dataset) -> None:
-    sv = pytest.importorskip("supervision", reason="supervision is not installed")
     yolo.write(sample_set, tmp_path / "yolo")
     voc.write(sample_set, tmp_path / "voc")
     readers: list[Callable[[], object]] = [
@@ -288,3 +289,12 @@ def test_same_names_in_two_split_folders_do_not_mix(tmp_path: Path) -> None:
     assert two.annotations is not None
     assert one.annotations[0].box == Box(0, 0, 10, 10)
     assert two.annotations[0].box == Box(5, 5, 15, 15)
+
+
+def test_a_folder_of_label_files_alone_is_yolo(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "b.txt").write_text("1 .5 .5 .2 4e-1\n")
+    assert detect_format(tmp_path) == "yolo"
+    (tmp_path / "b.txt").write_text("notes about this lot\n")
+    with pytest.raises(WaferError, match="no known format"):
+        detect_format(tmp_path)

@@ -203,7 +203,7 @@ def test_training_uses_no_network_and_writes_only_into_the_workspace_and_the_cac
     assert out.stdout.strip().endswith("quiet"), out.stderr
     assert list(elsewhere.iterdir()) == []
     assert {p.name for p in home.iterdir()} <= {".cache"}
-    assert {p.name for p in (home / ".cache").iterdir()} <= {"wafer", "matplotlib", "torch"}
+    assert [p.name for p in (home / ".cache").iterdir()] == ["wafer"]
 
 
 @pytest.mark.parametrize(
@@ -264,6 +264,7 @@ def test_every_damaged_image_is_named(workspace: Workspace) -> None:
     paths = sorted((workspace.truth.resolve().parent / "images").iterdir())
     for path in paths:
         (workspace.root / "images" / path.name).write_bytes(path.read_bytes())
+    workspace = open_workspace(workspace.root)  # the folder, no longer the link
     samples = workspace.samples()
     broken = [s.image for s in samples if s.split == "train"][:2]
     for name in broken:

@@ -60,7 +60,9 @@ def shapes_of(architecture: str) -> Mapping[str, tuple[int, ...]]:
 
 
 def test_the_shipped_manifest() -> None:
-    (record,) = read_manifest()
+    ours, record = read_manifest()
+    assert (ours.name, ours.shipped, ours.channels) == ("yolov5n-synthetic", True, 1)
+    assert ours.classes == paper_classes().detector_names
     assert record.name == "yolov5n-coco-v7.0"
     assert record.licence == "AGPL-3.0"
     assert (len(record.classes), len(set(record.classes))) == (80, 80)
@@ -114,7 +116,9 @@ def test_import_list_verify(source: Path, cache: Path) -> None:
     with pytest.raises(WeightsError, match="not a trained wafer model"):
         read_checkpoint(imported.path)
 
-    known, listed = list_weights()
+    ours, known, listed = list_weights()
+    assert ours.path is not None
+    assert verify_weights(ours.name).path == ours.path
     assert (known.name, known.path) == ("yolov5n-coco-v7.0", None)
     assert (listed.name, listed.architecture, listed.licence, listed.path) == (
         imported.path.stem,
@@ -140,7 +144,7 @@ def test_a_damaged_import_is_seen(source: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert list_weights()[1].architecture == "damaged"
+    assert list_weights()[2].architecture == "damaged"
     with pytest.raises(WeightsError, match="cut off or altered"):
         verify_weights(path)
     with pytest.raises(WeightsError, match="cut off or altered"):
@@ -184,7 +188,7 @@ def test_the_official_file_is_recognised(tmp_path: Path, cache: Path) -> None:
     renamed.write_bytes(OFFICIAL.read_bytes())
     assert "release v7.0" in verify_weights(renamed).content
     imported = import_weights(renamed, shapes_of=shapes)
-    assert imported.record == read_manifest()[0]
+    assert imported.record == read_manifest()[1]
     assert imported.path == cache / "yolov5n-coco-v7.0-694634a01063.safetensors"
     assert imported.report.matched == 342
     altered = tmp_path / OFFICIAL.name

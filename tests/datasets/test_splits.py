@@ -77,8 +77,8 @@ def test_a_class_of_three_groups_is_in_every_split(seed: int, groups: list[int])
         absent = missing.get(str(c), ())
         if count >= 3:
             assert absent == ()
-        elif count == 2:
-            assert absent == ("val",)
+        elif count == 2:  # with three groups in all, no image at all may be left for val
+            assert absent == tuple(p for p in ("val",) if p in filled)
         else:
             assert absent == tuple(p for p in ("val", "test") if p in filled)
 

@@ -23,7 +23,7 @@ check: setup
 check-fast: setup
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/pytest -m "not slow and not shared"
+	$(BIN)/pytest -n 2 -m "not slow and not shared"
 
 format: setup
 	$(BIN)/ruff format

@@ -49,8 +49,8 @@ def split_samples(
     Of several assignments of scikit-learn's ``StratifiedGroupKFold`` the best is taken: first the
     one where fewest classes miss a split, then the one nearest to the shares in every class. A
     class of three groups or more that still misses a split is mended by moving groups, if any
-    single move or exchange can; one of two groups goes to train and test, of one to train. The
-    same samples and seed give the same splits in any order.
+    single move or exchange can; one of two groups goes to train and test, of one to train, unless
+    val would stay empty for it. The same samples and seed give the same splits in any order.
 
     Args:
         samples: images; ``group`` of None is a group of its own unless ``groups`` says more.

@@ -12,14 +12,12 @@ import yaml
 
 from wafer.datasets.errors import DataError, Fault
 from wafer.datasets.files import write_text
+from wafer.datasets.image_names import FORMULA_STARTS
 
 __all__ = ["KINDS", "ClassTable", "DefectClass", "Kind", "paper_classes", "read_classes"]
 
 Kind = Literal["box", "whole_image", "none"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-
-# A spreadsheet runs a cell that starts so; class names go into CSV files that people open there.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 __all__ = ["ImageNames", "safe_name"]
 
-FORMULA_STARTS = ("=", "+", "-", "@")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 class ImageNames:

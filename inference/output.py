@@ -12,6 +12,7 @@ from pathlib import Path
 
 from wafer.datasets.errors import WaferError
 from wafer.datasets.files import atomic_file
+from wafer.datasets.image_names import safe_name
 from wafer.inference.pipeline import classify
 from wafer.inference.records import Predictor, Row
 from wafer.inference.sources import list_inputs
@@ -35,8 +36,6 @@ COLUMNS = (
 )
 DECIMALS = {"xmin": 2, "ymin": 2, "xmax": 2, "ymax": 2, "confidence": 6}
 CSV, JSON_LINES = ".csv", ".jsonl"
-# A spreadsheet runs a cell that starts so.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 Progress = Callable[[int, int | None], None]
 """Called after each row with the rows done and, where it is known, their number."""
@@ -191,7 +190,7 @@ def _cell(name: str, value: Value) -> str:
     if name in DECIMALS:
         return f"{value:.{DECIMALS[name]}f}"
     text = str(value)
-    return f"./{text}" if name == "image" and text.startswith(FORMULA_STARTS) else text
+    return safe_name(text) if name == "image" else text
 
 
 def _rounded(name: str, value: Value) -> Value:

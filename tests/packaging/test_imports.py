@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Each room may import itself and the rooms that stand before it.
 ORDER = [
-    {"datasets"},
-    {"weights", "evaluation"},
-    {"inference"},
-    {"detector"},
-    {"experiments"},
-    {"cli"},
+    ("datasets",),
+    ("weights", "evaluation"),
+    ("inference",),
+    ("detector",),
+    ("experiments",),
+    ("cli",),
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 

@@ -249,44 +249,103 @@ def train(
     img_weights: Annotated[
         bool, typer.Option("--img-weights", help="Draw rare and badly found classes more often.")
     ] = False,
+    img_weights_mode: Annotated[
+        Literal["yolov5", "rfs", "effective"] | None,
+        typer.Option(
+            help="How images are weighed: by YOLOv5's formula (the default), by repeat factors, "
+            "or by effective numbers."
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="How often all images are seen.")] = 100,
     batch: Annotated[int, typer.Option(help="Images a step.")] = 64,
     imgsz: Annotated[int, typer.Option(help="Training size in pixels, a multiple of 32.")] = 256,
+    freeze: Annotated[
+        int, typer.Option(help="First layers that keep their weights; 10 is the backbone.")
+    ] = 0,
     max_backgrounds: Annotated[
         int | None, typer.Option(help="At most so many images without a defect; else all.")
     ] = None,
     optimizer: Annotated[
-        Literal["auto", "SGD", "Adam", "AdamW"], typer.Option(help="auto also chooses lr0.")
-    ] = "auto",
-    lr0: Annotated[float, typer.Option(help="First learning rate; not used by auto.")] = 0.01,
+        Literal["auto", "SGD", "Adam", "AdamW", "MuSGD"] | None,
+        typer.Option(help="auto, the default, also chooses lr0 and momentum."),
+    ] = None,
+    lr0: Annotated[
+        float | None, typer.Option(help="First learning rate; needs --optimizer.")
+    ] = None,
+    hyp: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML of hyperparameters, such as hyp_evolve.yaml."),
+    ] = None,
     patience: Annotated[
         int, typer.Option(help="Stop after so many epochs without a better validation.")
     ] = 100,
+    evolve: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Evolve the hyperparameters at the cost of N full trainings."
+        ),
+    ] = None,
+    evolve_mode: Annotated[
+        Literal["genetic", "halving", "classic"] | None,
+        typer.Option(
+            help="genetic, the default, trains each candidate in full; halving trains more of them "
+            "for less; classic is YOLOv5 v7.0."
+        ),
+    ] = None,
     seed: Seed = 0,
-    device: Device = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda:N, or cuda:0,1 for several.")
+    ] = "auto",
     workspace: Where = None,
 ) -> None:
-    """Train a YOLOv5 on the workspace; killed, the same command goes on."""
-    from wafer.detector.training import train_detector
+    """Train a YOLOv5 on the workspace; killed, the same command goes on.
 
-    found = _workspace(workspace)
-    with _epochs() as progress:
-        trained = train_detector(
-            found,
-            model=model,
-            weights=_first_weights(weights),
-            img_weights=img_weights,
-            epochs=epochs,
-            batch=batch,
-            imgsz=imgsz,
-            max_backgrounds=max_backgrounds,
-            optimizer=optimizer,
-            lr0=lr0,
-            patience=patience,
-            seed=seed,
-            device=device,
-            progress=progress,
+    With --evolve the result is the best training of an evolution, which is also left in
+    runs/evolve with hyp_evolve.yaml; more processes that start the same command join in.
+    """
+    from wafer.datasets.errors import TrainingError
+    from wafer.detector.evolve.evolving import evolve_detector
+    from wafer.detector.hyperparameters import given_by_user
+    from wafer.detector.training import TrainingArguments, train_detector
+
+    if evolve is None and evolve_mode is not None:
+        raise TrainingError("--evolve-mode goes with --evolve N")
+    if evolve is not None and optimizer == "auto":
+        raise TrainingError(
+            "--optimizer auto would override lr0 and momentum, which --evolve evolves; leave it "
+            "out, or name SGD or AdamW"
         )
+    chosen = given_by_user(hyp, optimizer=optimizer, lr0=lr0)
+    training: TrainingArguments = {
+        "model": model,
+        "weights": _first_weights(weights),
+        "img_weights": img_weights or img_weights_mode is not None,
+        "img_weights_mode": img_weights_mode or "yolov5",
+        "epochs": epochs,
+        "batch": batch,
+        "imgsz": imgsz,
+        "freeze": freeze,
+        "max_backgrounds": max_backgrounds,
+        "optimizer": chosen.optimizer or "auto",
+        "hyperparameters": chosen.values,
+        "patience": patience,
+        "seed": seed,
+        "device": device,
+    }
+    found = _workspace(workspace)
+    if evolve is not None:
+        with _trials() as watch:
+            mode = evolve_mode or "genetic"
+            evolved = evolve_detector(
+                found, trainings=evolve, mode=mode, say=_note, watch=watch, **training
+            )
+        _notes(evolved.notes)
+        _note(f"{'adopted' if evolved.verdict.adopted else 'rejected'}: {evolved.verdict.reason}")
+        _note(f"hyperparameters, trials and picture: {evolved.folder}")
+        typer.echo(evolved.run)
+        return
+    with _epochs() as progress:
+        trained = train_detector(found, progress=progress, **training)
     _notes(trained.notes)
     for name, value in trained.metrics.items():
         _note(f"{name:<12} {'-' if value is None else format(value, '.3f')} (val)")
@@ -463,3 +522,36 @@ def _epochs() -> Iterator[Callable[[int, int, int, int], None]]:
         yield lambda epoch, epochs, batch, batches: show(
             (epoch - 1) * batches + batch, epochs * batches
         )
+
+
+@contextmanager
+def _trials() -> Iterator[Callable[[Any], None]]:
+    """Show an evolution on stderr: a live table in a terminal, else a line for each trial."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from wafer.detector.evolve.table import evolve_table, trial_line
+
+    console = Console(stderr=True)
+    latest: list[Any] = []
+    live = Live(
+        console=console,
+        get_renderable=lambda: evolve_table(latest[-1]) if latest else "",
+        refresh_per_second=2,
+    )
+    told: set[int] = set()
+
+    def watch(view: Any) -> None:
+        latest[:] = [view]
+        if console.is_terminal:
+            live.start()  # here, so that a command that fails at once prints its error alone
+            return
+        for state in view.trials:
+            if state.status != "open" and state.trial.number not in told:
+                told.add(state.trial.number)
+                _note(trial_line(view, state))
+
+    try:
+        yield watch
+    finally:
+        live.stop()

@@ -1,34 +1,32 @@
-"""The images a detector is trained or validated on, held in memory at training size."""
+"""The images a detector is trained or validated on, decoded once and kept at training size."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from wafer.datasets.errors import DataError, Fault, ImageError
 from wafer.datasets.images import decode_image
 from wafer.detector.augmentation import training_transforms, validation_transforms
 from wafer.detector.image_weights import IMAGE_STREAM
+from wafer.detector.pixels import pixel_slots
 from wafer.detector.plan import TrainingImage
 from wafer.detector.ultralytics_adapter import YOLODataset
 from wafer.inference.preprocess import resize_long_side
 
 __all__ = ["DetectionDataset"]
 
-# Images beyond this share of the free memory are decoded again at every use.
-MEMORY_SHARE = 0.5
-
 
 class DetectionDataset(YOLODataset):  # type: ignore[misc]
     """A YOLO dataset over records instead of folders of files.
 
-    Nothing is scanned, cached beside the user's images, or written. An item is asked for by
+    Nothing is scanned, or written beside the user's images. An item is asked for by
     ``(index, seed)``; the seed alone decides its augmentation, so that any number of loader
     workers, and a training that was killed and resumed, see the same pixels.
     """
@@ -43,14 +41,17 @@ class DetectionDataset(YOLODataset):  # type: ignore[misc]
         hyperparameters: SimpleNamespace,
         training: bool,
         batch_size: int,
+        cache: Path,
     ) -> None:
         self.images = images
         self.white_level = white_level
         self.partner_probabilities: NDArray[np.float64] | None = None
-        self._loaded: list[tuple[NDArray[np.uint8], tuple[int, int]] | None] = [None] * len(images)
         self._channels = int(data["channels"])
         self._size = image_size
-        self._keep_in_memory = self._fits_in_memory()
+        slot = image_size * image_size * self._channels
+        self._pixels = pixel_slots(len(images), slot, folder=cache)
+        self._shapes: list[tuple[int, ...]] = [()] * len(images)
+        self._originals: list[tuple[int, int]] = [(0, 0)] * len(images)
         self._load_all()
         super().__init__(
             img_path="",
@@ -70,7 +71,7 @@ class DetectionDataset(YOLODataset):  # type: ignore[misc]
         return [self._label(index, image) for index, image in enumerate(self.images)]
 
     def _label(self, index: int, image: TrainingImage) -> dict[str, Any]:
-        height, width = self.load_image(index)[1]
+        height, width = self._originals[index]
         corners = np.asarray(image.boxes, np.float64).reshape(-1, 4)
         scale = np.array([width, height], np.float64)
         centres = (corners[:, :2] + corners[:, 2:]) / 2 / scale
@@ -91,8 +92,13 @@ class DetectionDataset(YOLODataset):  # type: ignore[misc]
         self, i: int, rect_mode: bool = True, resize_short: bool = False
     ) -> tuple[NDArray[np.uint8], tuple[int, int], tuple[int, int]]:
         """Return image ``i`` at training size (H, W, C), its original and its present (H, W)."""
-        image, original = self._loaded[i] or self._decode(i)
-        return image, original, (image.shape[0], image.shape[1])
+        shape = self._shapes[i]
+        if self._pixels is None:
+            image = self._decode(i)[0]
+        else:
+            # a copy, because augmentations may write into what they are given
+            image = np.array(self._pixels[i, : np.prod(shape)]).reshape(shape)
+        return image, self._originals[i], (shape[0], shape[1])
 
     def build_transforms(self, hyp: SimpleNamespace) -> Any:
         """Return the augmentation for training, or the letterbox for validation."""
@@ -118,22 +124,19 @@ class DetectionDataset(YOLODataset):  # type: ignore[misc]
             resized = resized[..., None]
         return resized, (image.shape[0], image.shape[1])
 
-    def _fits_in_memory(self) -> bool:
-        needed = len(self.images) * self._size * self._size * self._channels
-        return bool(needed < MEMORY_SHARE * psutil.virtual_memory().available)
-
     def _load_all(self) -> None:
         faults: list[Fault] = []
 
         def load(index: int) -> None:
             try:
-                loaded = self._decode(index)
+                image, original = self._decode(index)
             except ImageError as error:
                 remedy = "replace the file or set its split to `unused`"
                 faults.append(Fault(file=error.path, problem=error.reason, remedy=remedy))
                 return
-            if self._keep_in_memory:
-                self._loaded[index] = loaded
+            self._shapes[index], self._originals[index] = image.shape, original
+            if self._pixels is not None:
+                self._pixels[index, : image.size] = image.reshape(-1)
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(load, range(len(self.images))))

@@ -1,22 +1,50 @@
-"""YOLOv5's image weights: images of rare and badly detected classes are drawn more often.
+"""Image weights: images of rare and badly detected classes are drawn more often.
 
-The formula is that of YOLOv5 v7.0 (``labels_to_class_weights``, ``labels_to_image_weights`` and
-the start of each epoch in ``train.py``). One thing is different on purpose: there an image
-without boxes has weight zero and is never drawn again; here images without boxes keep the share
-of the draws that they have of the data, because they are what teaches a detector to stay silent.
+Three ways to weigh. ``yolov5`` is the formula of YOLOv5 v7.0 (``labels_to_class_weights``,
+``labels_to_image_weights`` and the start of each epoch in ``train.py``); ``effective`` takes the
+effective number of samples (Cui et al., arXiv:1901.05555) instead of the number of boxes;
+``rfs`` is repeat-factor sampling (Gupta et al., LVIS, arXiv:1908.03195).
+
+Two things are different from YOLOv5 on purpose. There an image without boxes has weight zero and
+is never drawn again; here images without boxes keep the share of the draws that they have of the
+data, because they are what teaches a detector to stay silent. And no image is drawn more often
+than ``CAP`` times in an epoch on average, because the few images of a class that is never found
+would else fill the epoch and be learnt by heart.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["class_weights", "draw_epoch", "draw_partners", "image_probabilities", "instance_counts"]
+__all__ = [
+    "CAP",
+    "MODES",
+    "Mode",
+    "class_weights",
+    "draw_epoch",
+    "draw_partners",
+    "epoch_length",
+    "image_probabilities",
+    "instance_counts",
+    "repeat_factors",
+    "smooth_maps",
+]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+Mode = Literal["yolov5", "rfs", "effective"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+CAP = 10.0
+"""The most often that one image is drawn in an epoch, on average."""
+NEWEST = 0.5
+"""Weight of the newest validation in the running mean of the AP."""
 
 # Streams of random numbers that must not overlap: the draw of an epoch, and what one image of it
 # (its augmentation and its mosaic partners) needs.
@@ -44,53 +72,146 @@ def instance_counts(labels: Sequence[Sequence[int]], *, classes: int) -> Ints:
     return counts
 
 
-def class_weights(counts: Ints) -> Floats:
-    """Return one over the number of boxes of each class, scaled to sum 1.
+def class_weights(counts: Ints, *, mode: Literal["yolov5", "effective"] = "yolov5") -> Floats:
+    """Return the weight of one box of each class, scaled to sum 1.
 
-    A class without a box counts as one, as in YOLOv5's ``labels_to_class_weights``.
+    ``yolov5``: one over the number n of boxes of the class (``labels_to_class_weights``).
+    ``effective``: one over the effective number ``(1 - b^n) / (1 - b)`` with ``b = 1 - 1/N`` for N
+    boxes in all, which is milder towards frequent classes. A class without a box counts as one.
     """
-    totals = counts.sum(axis=0)
-    weights = 1 / np.where(totals == 0, 1, totals)
+    totals = np.maximum(counts.sum(axis=0), 1)
+    if mode == "effective":
+        repeat = 1 - 1 / totals.sum()
+        weights = (1 - repeat) / (1 - repeat**totals)
+    else:
+        weights = 1 / totals
     return np.asarray(weights / weights.sum(), np.float64)
 
 
-def image_probabilities(counts: Ints, maps: Floats | None = None) -> Floats:
-    """Return the probability that a draw takes each image.
+def repeat_factors(counts: Ints) -> Floats:
+    """Return how often repeat-factor sampling repeats each image, at least 1.
 
-    The weight of an image is the sum over its boxes of ``class weight x (1 - AP)^2``; the images
-    without boxes share their part of the data evenly.
+    A class in the share f of the images has the factor ``max(1, sqrt(t / f))``, an image the
+    largest factor of its classes. LVIS has t = 0.001 for its 1,203 classes; with the few classes
+    of a fab t is the median of f, so that the rarer half is repeated.
 
     Args:
         counts: boxes of each class in each image. Shape: (images, classes).
-        maps: AP50-95 of each class in the last validation, 0 to 1; None before the first. Where
-            it leaves no image any weight (every AP is 1) it is ignored.
+
+    Returns:
+        Factors. Shape: (images,).
+
+    Example:
+        >>> repeat_factors(np.array([[1, 0, 0]] * 8 + [[0, 1, 0]] * 8 + [[0, 0, 1]] * 2))[-1].item()
+        2.0
+    """
+    shown = counts > 0
+    frequencies = shown.mean(axis=0)
+    present = frequencies > 0
+    factors = np.ones(counts.shape[1])
+    if present.any():
+        threshold = np.median(frequencies[present])
+        factors[present] = np.maximum(1, np.sqrt(threshold / frequencies[present]))
+    return np.asarray(np.where(shown, factors, 1.0).max(axis=1, initial=1.0), np.float64)
+
+
+def image_probabilities(
+    counts: Ints, maps: Floats | None = None, *, mode: Mode = "yolov5", cap: float | None = CAP
+) -> Floats:
+    """Return the probability that a draw takes each image.
+
+    In the modes ``yolov5`` and ``effective`` the weight of an image is the sum over its boxes of
+    ``class weight x (1 - AP)^2``; in the mode ``rfs`` it is its repeat factor. The images without
+    boxes share their part of the data evenly.
+
+    Args:
+        counts: boxes of each class in each image. Shape: (images, classes).
+        maps: AP50-95 of each class, 0 to 1; None before the first validation. Where it leaves no
+            image any weight (every AP is 1) it is ignored. Not used by ``rfs``.
+        mode: one of ``MODES``.
+        cap: no image with a box gets more than ``cap`` over the number of images; what is cut off
+            goes to the others in proportion. At least 1; None is YOLOv5's, without a cap.
 
     Returns:
         Probabilities that sum to 1. Shape: (images,).
     """
-    static = class_weights(counts)
-    weights = counts @ (static if maps is None else static * (1 - maps) ** 2)
-    if weights.sum() == 0:
-        weights = counts @ static
     background = counts.sum(axis=1) == 0
     share = background.mean()
-    probabilities = np.zeros(len(counts))
+    probabilities = np.where(background, 1 / len(counts), 0.0)
     if share < 1:
-        probabilities = weights / weights.sum() * (1 - share)
-    probabilities[background] = 1 / len(counts)
+        weights = _weights(counts[~background], maps, mode)
+        foreground = weights / weights.sum() * (1 - share)
+        if cap is not None:
+            foreground = _capped(foreground, limit=cap / len(counts))
+        probabilities[~background] = foreground
     return probabilities
 
 
-def draw_epoch(images: int, *, seed: int, epoch: int, probabilities: Floats | None) -> Ints:
+def _weights(counts: Ints, maps: Floats | None, mode: Mode) -> Floats:
+    if mode == "rfs":
+        return repeat_factors(counts)
+    static = class_weights(counts, mode=mode)
+    weights = counts @ (static if maps is None else static * (1 - maps) ** 2)
+    return np.asarray(weights if weights.sum() > 0 else counts @ static, np.float64)
+
+
+def _capped(probabilities: Floats, *, limit: float) -> Floats:
+    """Cut probabilities at a limit and give the rest to those below it, in proportion."""
+    total = probabilities.sum()
+    capped = np.zeros(len(probabilities), bool)
+    result = probabilities
+    while (over := (result > limit * (1 + 1e-12)) & ~capped).any():
+        capped |= over
+        others = probabilities[~capped].sum()
+        left = total - limit * capped.sum()
+        if others <= 0:  # the images below the limit have no weight at all: they share evenly
+            rest = np.full(len(result), left / max((~capped).sum(), 1))
+        else:
+            rest = probabilities * (left / others)
+        result = np.where(capped, limit, rest)
+    return result
+
+
+def smooth_maps(previous: Floats | None, measured: Floats) -> Floats:
+    """Return the running mean of the AP of each class after one more validation.
+
+    The AP of a rare class jumps from one validation to the next, and squared it would make the
+    draw jump with it. Shape: (classes,).
+    """
+    if previous is None:
+        return measured
+    return np.asarray(NEWEST * measured + (1 - NEWEST) * previous, np.float64)
+
+
+def epoch_length(counts: Ints, *, mode: Mode | None) -> int:
+    """Return how many images an epoch shows: as many as there are, more with repeat factors.
+
+    Repeat-factor sampling repeats images and leaves none out, so that its epoch is longer by the
+    mean factor. YOLOv5's image weights keep the length.
+    """
+    shown = counts[counts.sum(axis=1) > 0]
+    if mode != "rfs" or len(shown) == 0:
+        return len(counts)
+    return math.ceil(len(counts) * float(repeat_factors(shown).mean()) - 1e-9)
+
+
+def draw_epoch(length: int, *, seed: int, epoch: int, probabilities: Floats | None) -> Ints:
     """Return which images an epoch shows, in order; a pure function of its arguments.
 
-    With probabilities the images are drawn with replacement and the epoch keeps its length
-    (YOLOv5); without them every image comes once, shuffled.
+    Without probabilities every image comes once, shuffled, and ``length`` is their number. With
+    them an image of probability p comes ``length x p`` times, rounded up or down at random
+    (systematic resampling in random order). YOLOv5 draws each position by itself: the same on
+    average, but by chance it leaves out even an image that should come three times (once in 20
+    epochs).
     """
     random = np.random.default_rng((seed, epoch, EPOCH_STREAM))
     if probabilities is None:
-        return random.permutation(images)
-    return random.choice(images, size=images, p=probabilities)
+        return random.permutation(length)
+    order = random.permutation(len(probabilities))
+    positions = (np.arange(length) + random.random()) / length
+    cumulative = np.cumsum(probabilities[order])
+    found = np.searchsorted(cumulative, positions * cumulative[-1], side="right")
+    return random.permutation(order[np.minimum(found, len(order) - 1)])
 
 
 def draw_partners(cumulative: Floats, number: int, *, random: np.random.Generator) -> list[int]:

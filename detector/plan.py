@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wafer.datasets.files import write_text
+from wafer.detector.image_weights import Mode
 from wafer.detector.precision import Precision
 
 __all__ = ["PLAN", "TrainingImage", "TrainingPlan", "read_plan", "write_plan"]
@@ -35,17 +36,19 @@ class TrainingPlan:
     """The input of one training.
 
     ``channels`` is 1 (grey) or 3; ``start`` is the file of the first weights, None to train from
-    scratch; ``precision`` is that of the training pass on a CPU, kept here so that a training
-    that is gone on with does not change it.
+    scratch; ``img_weights`` how images are weighed, None not at all; ``precision`` is that of the
+    training pass on a CPU, kept here so that a training that is gone on with does not change it;
+    ``cache`` a folder for decoded images that do not fit into memory.
     """
 
     architecture: str
     names: tuple[str, ...]
     channels: int
     white_level: int
-    img_weights: bool
+    img_weights: Mode | None
     precision: Precision
     start: Path | None
+    cache: Path
     train: tuple[TrainingImage, ...]
     val: tuple[TrainingImage, ...]
 
@@ -59,6 +62,7 @@ def read_plan(path: Path) -> TrainingPlan:
     """Read a plan that ``write_plan`` wrote."""
     raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     raw["start"] = None if raw["start"] is None else Path(raw["start"])
+    raw["cache"] = Path(raw["cache"])
     raw["names"] = tuple(raw["names"])
     raw["train"] = tuple(map(_image, raw["train"]))
     raw["val"] = tuple(map(_image, raw["val"]))

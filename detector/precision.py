@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import platform
 import statistics
 import time
+from pathlib import Path
 from typing import Any, Literal
 
 import torch  # noqa: TID253
@@ -12,7 +16,7 @@ import torch  # noqa: TID253
 from wafer.datasets.files import cache_folder, write_text
 from wafer.detector.ultralytics_adapter import DetectionModel, get_cfg
 
-__all__ = ["CpuModel", "Precision", "fastest_precision"]
+__all__ = ["CpuModel", "Precision", "fastest_precision", "use_cores"]
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -20,6 +24,8 @@ Precision = Literal["float32", "bfloat16"]
 WORTHWHILE = 0.9
 PROBE_BATCH = 8
 PROBE_STEPS = 3
+# Lines of /proc/cpuinfo that tell one kind of processor from another, on x86 and on ARM.
+CPU_FACTS = ("model name", "flags", "Features", "CPU part")
 
 
 class CpuModel(DetectionModel):  # type: ignore[misc]
@@ -40,6 +46,14 @@ class CpuModel(DetectionModel):  # type: ignore[misc]
         return _to_float32(output)
 
 
+def use_cores(*, share: int = 1) -> None:
+    """Let torch use all cores that this process may use, or its share of them.
+
+    ultralytics would leave one core idle.
+    """
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // share))
+
+
 def fastest_precision(
     model: CpuModel, *, architecture: str, channels: int, image_size: int
 ) -> Precision:
@@ -50,14 +64,25 @@ def fastest_precision(
     """
     path = cache_folder() / "precision.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    capability = torch.backends.cpu.get_cpu_capability()
-    key = f"{architecture} {channels} {image_size} torch {torch.__version__} {capability}"
+    key = f"{architecture} {channels} {image_size} torch {torch.__version__} {_processor()}"
     if key not in known:
+        use_cores()
         faster = _timed_precision(model, channels, image_size)
         write_text(path, json.dumps({**known, key: faster}, indent=2) + "\n")
         return faster
     remembered: Precision = "bfloat16" if known[key] == "bfloat16" else "float32"
     return remembered
+
+
+def _processor() -> str:
+    """Name the processor and what it can do; several machines may share a home folder."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    listing = Path("/proc/cpuinfo")
+    if not listing.is_file():
+        return f"{platform.processor()} {capability}"
+    first = listing.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+    facts = [line for line in first.splitlines() if line.startswith(CPU_FACTS)]
+    return f"{capability} {hashlib.sha256(''.join(facts).encode()).hexdigest()[:12]}"
 
 
 def _timed_precision(model: CpuModel, channels: int, image_size: int) -> Precision:

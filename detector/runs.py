@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import platform
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,18 @@ import torch  # noqa: TID253
 from wafer.datasets.errors import TrainingError
 from wafer.datasets.files import write_text
 
-__all__ = ["Run", "locked", "newest_finished_run", "open_run", "torch_device", "versions"]
+__all__ = [
+    "Run",
+    "locked",
+    "newest_finished_run",
+    "open_run",
+    "torch_device",
+    "training_devices",
+    "versions",
+]
 
 RECORD = "run.json"
+LOCK = ".lock"
 PACKAGES = ("wafer-defects", "ultralytics", "torch", "torchvision", "numpy", "opencv-python")
 
 
@@ -71,10 +81,51 @@ def open_run(
     return _new_run(runs, model, wanted, dataset_hash), False
 
 
+def open_shared_run(
+    runs: Path, *, model: str, arguments: Mapping[str, Any], dataset_hash: str
+) -> Run:
+    """Open a run that several processes may work on; those that come later join the first.
+
+    Arguments as for ``open_run``.
+    """
+    runs.mkdir(parents=True, exist_ok=True)
+    with (runs / LOCK).open("w") as handle:
+        fcntl.lockf(handle, fcntl.LOCK_EX)
+        run, _ = open_run(runs, model=model, arguments=arguments, dataset_hash=dataset_hash)
+    return run
+
+
+def adopt_run(runs: Path, finished: Run, *, origin: str) -> Run:
+    """Copy a finished run of somewhere else into a folder of numbered runs, as its newest.
+
+    Args:
+        runs: the folder of all runs.
+        finished: the run to copy.
+        origin: where it comes from, kept in run.json; a run of that origin is copied only once.
+    """
+    runs.mkdir(parents=True, exist_ok=True)
+    with (runs / LOCK).open("w") as handle:
+        fcntl.lockf(handle, fcntl.LOCK_EX)
+        known = [run for run in _runs(runs, "") if run.record.get("origin") == origin]
+        if known:
+            return known[0]
+        copy = runs / f".copy-{finished.folder.name}"
+        shutil.rmtree(copy, ignore_errors=True)  # of a copy that was killed
+        shutil.copytree(finished.folder, copy)
+        Run(copy).update(origin=origin, adopted=_now())
+        run = Run(_claim_folder(runs, str(finished.record["model"])))
+        copy.replace(run.folder)
+        _point_latest(runs, run)
+        return run
+
+
 def newest_finished_run(runs: Path) -> Run | None:
-    """Return the finished run that was started last, of whatever model."""
-    finished = [run for run in _runs(runs, "") if run.finished]
-    return max(finished, key=lambda run: str(run.record["started"]), default=None)
+    """Return the finished run that was started or adopted last, of whatever model."""
+
+    def begun(run: Run) -> str:
+        return str(run.record.get("adopted", run.record["started"]))
+
+    return max((run for run in _runs(runs, "") if run.finished), key=begun, default=None)
 
 
 @contextmanager
@@ -108,6 +159,26 @@ def torch_device(device: str) -> torch.device:
     return torch.device(device)
 
 
+def training_devices(device: str) -> str:
+    """Return the devices of a training in one spelling: ``cpu``, ``cuda:0``, ``cuda:0,1``.
+
+    Args:
+        device: ``auto``, ``cpu``, or numbers of GPUs with or without ``cuda:``.
+
+    Raises:
+        TrainingError: one of them is not to be had on this machine, or named twice.
+    """
+    numbers = device.removeprefix("cuda:").split(",")
+    if len(numbers) == 1:
+        named = f"cuda:{device}" if device.isdecimal() else device
+        return str(torch_device(named))
+    if len(set(numbers)) < len(numbers):
+        raise TrainingError(f"--device {device} names a device twice")
+    for number in numbers:
+        torch_device(f"cuda:{number}")
+    return f"cuda:{','.join(numbers)}"
+
+
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
@@ -116,7 +187,8 @@ def versions() -> dict[str, str]:
 def _runs(runs: Path, model: str) -> list[Run]:
     if not runs.is_dir():
         return []
-    folders = sorted(f for f in runs.iterdir() if f.is_dir() and not f.is_symlink())
+    folders = sorted(f for f in runs.iterdir() if f.is_dir() and f.name[0] != ".")
+    folders = [f for f in folders if not f.is_symlink()]
     named = [f for f in folders if not model or f.name.rpartition("-")[0] == model]
     return [Run(f) for f in named if (f / RECORD).is_file()]
 

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+import io
 import logging
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch  # noqa: TID253
+import torch.distributed as dist  # noqa: TID253
 from numpy.typing import NDArray
 from safetensors.torch import save
 
 from wafer.datasets.errors import TrainingError
-from wafer.datasets.files import atomic_file, write_bytes, write_text
+from wafer.datasets.files import write_bytes, write_text
 from wafer.detector.architecture import build_model, start_from
 from wafer.detector.dataset import DetectionDataset
-from wafer.detector.loader import EpochLoader, EpochSampler
+from wafer.detector.draws import (
+    DRAWS,
+    ClassDraw,
+    count_draws,
+    draws_figure,
+    maps_after,
+    read_draws,
+    write_draws,
+    write_figure,
+)
+from wafer.detector.image_weights import smooth_maps
+from wafer.detector.loader import EpochLoader, EpochSampler, StridedSampler
 from wafer.detector.plan import TrainingPlan, read_plan
+from wafer.detector.precision import use_cores
+from wafer.detector.processes import Progress
 from wafer.detector.ultralytics_adapter import (
+    RANK,
+    WORLD_SIZE,
     DetectionModel,
     DetectionTrainer,
     ModelEMA,
     unwrap_model,
 )
 
-__all__ = ["BEST", "LAST", "STATE", "Progress", "WaferTrainer", "read_state"]
+__all__ = ["BEST", "LAST", "STATE", "WaferTrainer", "read_state"]
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +49,6 @@ STATE = Path("weights", "state.pt")
 """What a killed training goes on from: tensors and numbers, loadable without pickle."""
 BEST = Path("weights", "best.tensors")
 LAST = Path("weights", "last.tensors")
-
-Progress = Callable[[int, int, int, int], None]
-"""Called after each batch with epoch, epochs, batch, batches; epoch and batch count from 1."""
 
 
 def read_state(run: Path) -> dict[str, Any] | None:
@@ -52,18 +64,38 @@ class WaferTrainer(DetectionTrainer):  # type: ignore[misc]
     """Train a YOLOv5 on the images that a training plan names.
 
     ``data`` is the path of the plan file instead of a data.yaml, so that the processes of a
-    multi-GPU training find everything through the arguments that ultralytics hands them.
+    multi-GPU training find everything through the arguments that they are handed.
     """
 
+    device: torch.device
     plan: TrainingPlan
     progress: Progress | None = None
     maps: NDArray[np.float64] | None = None
+    draws: tuple[ClassDraw, ...] = ()
     batches_done = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.device.type == "cpu":  # ultralytics leaves one core idle
-            torch.set_num_threads(len(os.sched_getaffinity(0)))
+        if self.device.type == "cpu":
+            self.world_size = WORLD_SIZE if WORLD_SIZE > 1 else 0
+            use_cores(share=max(WORLD_SIZE, 1))
+
+    def _setup_ddp(self) -> None:
+        """Join the other processes; ultralytics knows several processes on GPUs alone."""
+        if self.device.type != "cpu":
+            super()._setup_ddp()
+            return
+        dist.init_process_group("gloo", rank=RANK, world_size=self.world_size)
+
+    def _setup_train(self) -> None:
+        """Set up; ultralytics names a GPU to torch even where there is none."""
+        parallel = torch.nn.parallel.DistributedDataParallel
+        if self.device.type == "cpu":
+            torch.nn.parallel.DistributedDataParallel = _DataParallelOnCpu  # type: ignore[misc, assignment]
+        try:
+            super()._setup_train()
+        finally:
+            torch.nn.parallel.DistributedDataParallel = parallel  # type: ignore[misc]
 
     def get_dataset(self) -> dict[str, Any]:
         """Return names and channels of the plan; the images themselves stay records."""
@@ -105,6 +137,7 @@ class WaferTrainer(DetectionTrainer):  # type: ignore[misc]
             hyperparameters=self.args,
             training=mode == "train",
             batch_size=batch or self.args.batch,
+            cache=self.plan.cache,
         )
 
     def get_dataloader(
@@ -112,9 +145,12 @@ class WaferTrainer(DetectionTrainer):  # type: ignore[misc]
     ) -> EpochLoader:
         """Return a loader whose epochs are drawn when they begin."""
         dataset = self.build_dataset(dataset_path, mode, batch_size)
-        sampler = None
+        place = {"rank": max(RANK, 0), "world": max(self.world_size, 1)}
+        sampler: EpochSampler | StridedSampler = StridedSampler(len(dataset), **place)
         if mode == "train":
-            sampler = EpochSampler(dataset, seed=self.args.seed, img_weights=self.plan.img_weights)
+            sampler = EpochSampler(
+                dataset, seed=self.args.seed, mode=self.plan.img_weights, **place
+            )
         return EpochLoader(
             dataset,
             batch_size=min(batch_size, len(dataset)),
@@ -134,33 +170,80 @@ class WaferTrainer(DetectionTrainer):  # type: ignore[misc]
     def _model_train(self) -> None:
         super()._model_train()
         self.batches_done = 0
+        if self.world_size > 1:  # validation ends on rank 0, which alone knows the maps
+            box = [self.maps]
+            dist.broadcast_object_list(box, 0)
+            self.maps = box[0]
         self.train_loader.sampler.start_epoch(self.epoch, maps=self.maps)
 
-    def validate(self) -> tuple[dict[str, float], float]:
+    def validate(self) -> tuple[dict[str, float] | None, float | None]:
         """Validate, and keep the AP of each class for the next draw."""
         metrics, fitness = super().validate()
-        self.maps = np.array(self.validator.metrics.box.maps, np.float64)
+        if metrics is not None and self.plan.img_weights is not None:
+            self._note_maps(np.array(self.validator.metrics.box.maps, np.float64))
         return metrics, fitness
 
+    def _note_maps(self, measured: NDArray[np.float64]) -> None:
+        self.maps = smooth_maps(self.maps, measured)
+        sampler = self.train_loader.sampler
+        self.draws += count_draws(
+            sampler.drawn,
+            sampler.counts,
+            epoch=self.epoch + 1,
+            names=self.plan.names,
+            ap=measured,
+            smoothed=self.maps,
+        )
+
     def _handle_nan_recovery(self, epoch: int) -> bool:
-        if bool(torch.isfinite(self.loss)) and bool(np.isfinite(self.fitness)):
+        faulty = not bool(torch.isfinite(self.loss))
+        if self.world_size > 1:
+            found = torch.tensor(float(faulty), device=self.device)
+            dist.all_reduce(found)
+            faulty = bool(found)
+        if not faulty and (self.fitness is None or np.isfinite(self.fitness)):
             return False
-        saved = f"the last good state is in {self.wdir}" if epoch else "no epoch was finished"
+        saved = "no epoch was finished"
+        if (self.save_dir / STATE).is_file():
+            saved = f"the state after epoch {epoch} is in {self.save_dir / STATE}"
+            if (self.save_dir / BEST).is_file():
+                saved += f", the best weights so far in {self.save_dir / BEST}"
         raise TrainingError(
             f"the loss became NaN or infinite in epoch {epoch + 1}; {saved}. "
             "Lower --lr0, or look for damaged labels with `wafer evaluate --split train`"
         )
 
     def save_model(self) -> bool:
-        """Save the best weights, then the state to go on from; each replaces its file at once."""
+        """Save the best weights, then the state to go on from; each replaces its file at once.
+
+        Raises:
+            TrainingError: the disk is full or fails; what was saved before is still there.
+        """
+        try:
+            self._save_files()
+        except OSError as error:
+            kept = f"that of epoch {self.epoch} is kept" if self.epoch else "there is none yet"
+            raise TrainingError(
+                f"{self.wdir}: the checkpoint of epoch {self.epoch + 1} could not be written "
+                f"({error.strerror}); {kept}. Make room and start the same command again"
+            ) from error
+        return True
+
+    def _save_files(self) -> None:
         tensors = {name: tensor.contiguous() for name, tensor in self.ema.ema.state_dict().items()}
         if self.best_fitness == self.fitness:
             write_bytes(self.save_dir / BEST, save(tensors))
         if self.stop:
             write_bytes(self.save_dir / LAST, save(tensors))
-        with atomic_file(self.save_dir / STATE) as handle:
-            torch.save(self._state(), handle)
-        return True
+        if self.draws:
+            write_draws(self.draws, self.save_dir / DRAWS)
+            if self.stop:
+                picture = (self.save_dir / DRAWS).with_suffix(".png")
+                write_figure(draws_figure(self.draws), picture)
+        # In memory first: torch turns an error of the disk into one of its own.
+        content = io.BytesIO()
+        torch.save(self._state(), content)
+        write_bytes(self.save_dir / STATE, content.getvalue())
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -176,7 +259,6 @@ class WaferTrainer(DetectionTrainer):  # type: ignore[misc]
             "updates": self.ema.updates,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "maps": None if self.maps is None else torch.from_numpy(self.maps),
             "results": self.csv.read_text(encoding="utf-8"),
         }
 
@@ -193,10 +275,18 @@ class WaferTrainer(DetectionTrainer):  # type: ignore[misc]
         self.scaler.load_state_dict(state["scaler"])
         self.best_fitness = state["best_fitness"]
         self.stopper.__dict__.update(state["stopper"])
-        self.maps = None if state["maps"] is None else state["maps"].numpy()
-        write_text(self.csv, state["results"])
         self.start_epoch = state["epoch"] + 1
+        drawn = read_draws(self.save_dir / DRAWS)
+        self.draws = tuple(row for row in drawn if row.epoch <= self.start_epoch)
+        self.maps = maps_after(self.draws, epoch=self.start_epoch)
+        if RANK in {-1, 0}:
+            write_text(self.csv, state["results"])
         log.info("going on after epoch %d of %d", self.start_epoch, self.epochs)
 
     def final_eval(self) -> None:
         """Leave the last validation to the run's end, which works on the saved best weights."""
+
+
+class _DataParallelOnCpu(torch.nn.parallel.DistributedDataParallel):
+    def __init__(self, module: torch.nn.Module, device_ids: object = None, **kwargs: Any) -> None:
+        super().__init__(module, **kwargs)

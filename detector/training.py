@@ -8,7 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from wafer.datasets.errors import TrainingError, WeightsError
 from wafer.datasets.files import sha256_file
@@ -16,44 +16,30 @@ from wafer.datasets.records import Sample
 from wafer.datasets.workspace import Selection, Workspace, dataset_hash, select
 from wafer.detector.architecture import ARCHITECTURES, build_model, start_from
 from wafer.detector.finishing import finish_run
+from wafer.detector.hyperparameters import faults_of, resolve
+from wafer.detector.image_weights import MODES, Mode
 from wafer.detector.plan import PLAN, TrainingImage, TrainingPlan, write_plan
 from wafer.detector.precision import Precision, fastest_precision
-from wafer.detector.runs import Run, locked, open_run, torch_device
-from wafer.detector.trainer import Progress, WaferTrainer, read_state
+from wafer.detector.processes import Progress
+from wafer.detector.runs import Run, locked, open_run, training_devices
+from wafer.detector.trainer import WaferTrainer, read_state
+from wafer.detector.worker import train_in_processes
 from wafer.weights.manifest import shipped
 
-__all__ = ["HYPERPARAMETERS", "OPTIMIZERS", "TrainedRun", "train_detector"]
+__all__ = [
+    "PreparedTraining",
+    "TrainedRun",
+    "TrainingArguments",
+    "prepare_training",
+    "train_detector",
+]
 
 log = logging.getLogger(__name__)
 
-OPTIMIZERS = ("auto", "SGD", "Adam", "AdamW")
-
-HYPERPARAMETERS: Mapping[str, float] = {
-    "lrf": 0.01,
-    "momentum": 0.937,
-    "weight_decay": 0.0005,
-    "warmup_epochs": 3.0,
-    "warmup_momentum": 0.8,
-    "warmup_bias_lr": 0.1,
-    "box": 7.5,
-    "cls": 0.5,
-    "dfl": 1.5,
-    "hsv_h": 0.0,
-    "hsv_s": 0.0,
-    "hsv_v": 0.4,
-    "degrees": 0.0,
-    "translate": 0.1,
-    "scale": 0.5,
-    "shear": 0.0,
-    "perspective": 0.0,
-    "flipud": 0.5,
-    "fliplr": 0.5,
-    "mosaic": 1.0,
-    "mixup": 0.0,
-    "close_mosaic": 10,
-}
-"""YOLOv5's hyperparameters under ultralytics' names. Ours differ in two: no hue or saturation,
-because the images are grey, and vertical flips, because a microscope image has no upper side."""
+LAYERS = 24
+"""Layers of a YOLOv5 before its head."""
+SHARE_WITHOUT_MOSAIC = 3
+"""At most one in so many epochs, the last ones, goes without mosaic, however short a training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +52,43 @@ class TrainedRun:
     notes: tuple[str, ...]
 
 
+class TrainingArguments(TypedDict, total=False):
+    """What a training can be told; ``train_detector`` says what each means."""
+
+    model: str
+    weights: Path | Literal["none"] | None
+    img_weights: bool
+    img_weights_mode: Mode
+    epochs: int
+    batch: int
+    imgsz: int
+    freeze: int
+    max_backgrounds: int | None
+    optimizer: str
+    patience: int
+    seed: int
+    device: str
+    hyperparameters: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedTraining:
+    """A training whose arguments and data were checked, with nothing left to be chosen."""
+
+    arguments: Mapping[str, Any]
+    plan: TrainingPlan
+    dataset_hash: str
+    val: tuple[Sample, ...]
+    notes: tuple[str, ...]
+
+
 def train_detector(
     workspace: Workspace,
     *,
-    model: str = "yolov5n",
-    weights: Path | Literal["none"] | None = None,
-    img_weights: bool = False,
-    epochs: int = 100,
-    batch: int = 64,
-    imgsz: int = 256,
-    max_backgrounds: int | None = None,
-    optimizer: str = "auto",
-    lr0: float = 0.01,
-    patience: int = 100,
-    seed: int = 0,
-    device: str = "auto",
-    hyperparameters: Mapping[str, float] | None = None,
+    runs: Path | None = None,
+    expected_hash: str | None = None,
     progress: Progress | None = None,
+    **arguments: Unpack[TrainingArguments],
 ) -> TrainedRun:
     """Train a detector on the train split of a workspace and choose its epoch on val.
 
@@ -90,64 +96,124 @@ def train_detector(
 
     Args:
         workspace: where the images, classes and runs are.
+        runs: the folder of numbered runs, by default that of the workspace.
+        expected_hash: the data that the training has to be on; None takes what is there.
+        progress: called after every batch.
+        arguments: see ``prepare_training``.
+
+    Raises:
+        TrainingError: an argument out of range, no box to learn from, no validation image, data
+            that have changed, a loss that is no number, or a disk that is full.
+        DataError: faults in the workspace or images that cannot be decoded.
+        WeightsError: first weights that do not fit.
+    """
+    ready = prepare_training(workspace, **arguments)
+    _check_hash(workspace, ready.dataset_hash, expected_hash)
+    run, resumed = open_run(
+        workspace.runs if runs is None else runs,
+        model=str(ready.arguments["model"]),
+        arguments=ready.arguments,
+        dataset_hash=ready.dataset_hash,
+    )
+    with locked(run):
+        write_plan(ready.plan, run.folder / PLAN)
+        state = read_state(run.folder)
+        if state is None or not state["complete"]:
+            _train(run, ready.arguments, progress)
+        metrics = finish_run(run, workspace=workspace, plan=ready.plan, val=ready.val)
+    return TrainedRun(run.folder, resumed, metrics, ready.notes)
+
+
+def prepare_training(
+    workspace: Workspace,
+    *,
+    model: str = "yolov5n",
+    weights: Path | Literal["none"] | None = None,
+    img_weights: bool = False,
+    img_weights_mode: Mode = "yolov5",
+    epochs: int = 100,
+    batch: int = 64,
+    imgsz: int = 256,
+    freeze: int = 0,
+    max_backgrounds: int | None = None,
+    optimizer: str = "auto",
+    patience: int = 100,
+    seed: int = 0,
+    device: str = "auto",
+    hyperparameters: Mapping[str, float] | None = None,
+) -> PreparedTraining:
+    """Check what a training is told and what it works on, and settle every choice.
+
+    Args:
+        workspace: where the images and classes are.
         model: ``yolov5n``, ``s``, ``m``, ``l`` or ``x``.
         weights: first weights: an official YOLOv5 v6/v7 file or a wafer model (safetensors);
             None takes the shipped ones where there are some for ``model``, ``"none"`` trains from
             scratch.
-        img_weights: draw images by YOLOv5's image weights, backgrounds keeping their share.
+        img_weights: draw images by image weights, backgrounds keeping their share.
+        img_weights_mode: how they are weighed, one of ``image_weights.MODES``.
         epochs: at least 1.
-        batch: images a step, at least 1.
+        batch: images a step, at least 1; shared out among several devices.
         imgsz: training size in pixels, a multiple of 32.
+        freeze: how many of the first layers keep their weights, 0 to 24; 10 is the backbone.
         max_backgrounds: at most so many images without a defect in training; None takes all.
-        optimizer: one of ``OPTIMIZERS``; ``auto`` lets ultralytics choose it and its ``lr0``.
-        lr0: first learning rate; not used by ``auto``.
+        optimizer: one of ``OPTIMIZERS``; ``auto`` chooses it, its ``lr0`` and momentum.
         patience: stop after so many epochs without a better validation.
         seed: decides the draws, the augmentation and the first values of untrained layers.
-        device: ``auto``, ``cpu`` or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda:N``, or ``cuda:0,1`` for several.
         hyperparameters: values that replace those of ``HYPERPARAMETERS``.
-        progress: called after every batch.
 
     Raises:
         TrainingError: an argument out of range, no box to learn from, or no validation image.
-        DataError: faults in the workspace or images that cannot be decoded.
+        DataError: faults in the workspace.
         WeightsError: first weights that do not fit.
     """
-    _check_arguments(model, epochs, batch, imgsz, max_backgrounds, optimizer, hyperparameters)
+    given = dict(hyperparameters or {})
+    devices = training_devices(device)
+    faults = [
+        *_faults(model, epochs, batch, imgsz, freeze, max_backgrounds, img_weights_mode, devices),
+        *faults_of(optimizer, given),
+    ]
+    if faults:
+        raise TrainingError("; ".join(faults))
     start = _first_weights(model, weights)
     samples = workspace.samples()
     train, notes = _training_samples(workspace, samples, max_backgrounds, seed)
     selection = select(samples, "val")
     val = selection.samples
     _check_samples(workspace, train, val)
-    notes = (*_start_notes(start, weights), *notes, *_val_notes(selection))
+    optimizer, hyp = resolve(
+        optimizer,
+        given,
+        steps=-(-len(train) // batch) * epochs,
+        classes=len(workspace.classes.detector_names),
+    )
     arguments = {
         "model": model,
         "weights": None if start is None else sha256_file(start),
-        "img_weights": img_weights,
+        "img_weights": img_weights_mode if img_weights else None,
         "epochs": epochs,
         "batch": batch,
         "imgsz": imgsz,
+        "freeze": freeze,
         "max_backgrounds": max_backgrounds,
         "optimizer": optimizer,
-        "lr0": lr0,
         "patience": patience,
         "seed": seed,
-        "device": str(torch_device(device)),
-        "hyperparameters": {**HYPERPARAMETERS, **(hyperparameters or {})},
+        "device": devices,
+        "hyperparameters": hyp,
     }
-    plan = _plan(workspace, train, val, arguments=arguments, start=start)
-    digest = dataset_hash(workspace, [*train, *val])
-    run, resumed = open_run(workspace.runs, model=model, arguments=arguments, dataset_hash=digest)
-    with locked(run):
-        write_plan(plan, run.folder / PLAN)
-        state = read_state(run.folder)
-        if state is None or not state["complete"]:
-            _train(run, arguments, progress)
-        metrics = finish_run(run, workspace=workspace, plan=plan, val=val)
-    return TrainedRun(run.folder, resumed, metrics, notes)
+    return PreparedTraining(
+        arguments=arguments,
+        plan=_plan(workspace, train, val, arguments=arguments, start=start),
+        dataset_hash=dataset_hash(workspace, [*train, *val]),
+        val=val,
+        notes=(*_start_notes(start, weights), *notes, *_val_notes(selection)),
+    )
 
 
 def _train(run: Run, arguments: Mapping[str, Any], progress: Progress | None) -> None:
+    hyp = arguments["hyperparameters"]
     overrides = {
         "model": f"{arguments['model']}.yaml",
         "data": str(run.folder / PLAN),
@@ -156,11 +222,20 @@ def _train(run: Run, arguments: Mapping[str, Any], progress: Progress | None) ->
         "pretrained": False,
         "workers": min(8, os.cpu_count() or 1),
         "amp": arguments["device"] != "cpu",
-        **{k: arguments[k] for k in ("epochs", "batch", "imgsz", "optimizer", "lr0", "patience")},
+        # A step after every batch. ultralytics adds up gradients until 64 images were seen: with
+        # the small batches that small data call for that is a quarter of the steps.
+        "nbs": arguments["batch"],
+        **{k: arguments[k] for k in ("epochs", "batch", "imgsz", "optimizer", "patience")},
+        "freeze": arguments["freeze"] or None,
         "seed": arguments["seed"],
         "device": arguments["device"].removeprefix("cuda:"),
-        **arguments["hyperparameters"],
+        **hyp,
+        "close_mosaic": min(int(hyp["close_mosaic"]), arguments["epochs"] // SHARE_WITHOUT_MOSAIC),
     }
+    world = len(arguments["device"].split(","))
+    if world > 1:
+        train_in_processes(overrides, folder=run.folder, world=world, progress=progress)
+        return
     trainer = WaferTrainer(overrides=overrides)
     trainer.progress = progress
     trainer.train()
@@ -190,9 +265,10 @@ def _plan(
         names=names,
         channels=channels,
         white_level=workspace.white_level,
-        img_weights=bool(arguments["img_weights"]),
+        img_weights=arguments["img_weights"],
         precision=precision,
         start=None if start is None else start.resolve(),
+        cache=workspace.cache / "train",
         train=tuple(_training_image(sample, workspace) for sample in train),
         val=tuple(_training_image(sample, workspace) for sample in val),
     )
@@ -259,33 +335,43 @@ def _classes_in(samples: Sequence[Sample]) -> set[str]:
     return {a.class_name for s in samples for a in s.annotations or ()}
 
 
-def _check_arguments(
+def _faults(
     model: str,
     epochs: int,
     batch: int,
     imgsz: int,
+    freeze: int,
     max_backgrounds: int | None,
-    optimizer: str,
-    hyperparameters: Mapping[str, float] | None,
-) -> None:
+    img_weights_mode: str,
+    devices: str,
+) -> list[str]:
     faults = []
+    world = len(devices.split(","))
     if model not in ARCHITECTURES:
         faults.append(f"no detector is called {model!r}; choose one of {', '.join(ARCHITECTURES)}")
     if epochs < 1:
         faults.append("--epochs must be at least 1")
     if batch < 1:
         faults.append("--batch must be at least 1")
+    elif batch % world:
+        faults.append(f"--batch {batch} cannot be shared out evenly among {world} devices")
     if imgsz < 64 or imgsz % 32:
         faults.append("--imgsz must be a multiple of 32, at least 64")
+    if not 0 <= freeze <= LAYERS:
+        faults.append(f"--freeze must be from 0 to {LAYERS}, the layers before the head")
     if max_backgrounds is not None and max_backgrounds < 0:
         faults.append("--max-backgrounds must not be negative")
-    if optimizer not in OPTIMIZERS:
-        faults.append(f"--optimizer must be one of {', '.join(OPTIMIZERS)}")
-    unknown = sorted(set(hyperparameters or ()) - set(HYPERPARAMETERS))
-    if unknown:
-        faults.append(f"no hyperparameter is called {', '.join(unknown)}")
-    if faults:
-        raise TrainingError("; ".join(faults))
+    if img_weights_mode not in MODES:
+        faults.append(f"--img-weights-mode must be one of {', '.join(MODES)}")
+    return faults
+
+
+def _check_hash(workspace: Workspace, digest: str, expected: str | None) -> None:
+    if expected is not None and digest != expected:
+        raise TrainingError(
+            f"{workspace.root}: the images, labels or splits have changed since this was begun "
+            f"(data {expected[:12]}, now {digest[:12]}); put them back, or start anew"
+        )
 
 
 def _check_samples(workspace: Workspace, train: Sequence[Sample], val: Sequence[Sample]) -> None:

@@ -64,12 +64,14 @@ from ultralytics.data import augment  # noqa: E402, TID253
 from ultralytics.data.dataset import YOLODataset  # noqa: E402, TID253
 from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator  # noqa: E402, TID253
 from ultralytics.nn.tasks import DetectionModel  # noqa: E402, TID253
-from ultralytics.utils import LOGGER  # noqa: E402, TID253
+from ultralytics.utils import LOGGER, RANK, WORLD_SIZE  # noqa: E402, TID253
 from ultralytics.utils.nms import non_max_suppression  # noqa: E402, TID253
 from ultralytics.utils.torch_utils import ModelEMA, unwrap_model  # noqa: E402, TID253
 
 __all__ = [
+    "RANK",
     "VERSION",
+    "WORLD_SIZE",
     "DetectionModel",
     "DetectionTrainer",
     "DetectionValidator",

@@ -97,7 +97,7 @@ def _trained(
         imgsz=imgsz,
         img_weights=True,
         optimizer="AdamW",
-        lr0=0.001,
+        hyperparameters={"lr0": 0.001},
         seed=seed,
         progress=lambda epoch, epochs, batch, batches: progress(
             "training", (epoch - 1) * batches + batch, epochs * batches

@@ -9,6 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from wafer.cli import app
+from wafer.datasets.synthetic.generate import generate_workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = typer.main.get_command(app)
@@ -45,7 +46,7 @@ def test_every_command_has_help(runner: CliRunner) -> None:
 @pytest.mark.parametrize(
     ("command", "library"),
     [
-        ("train", "wafer.detector.training:train_detector"),
+        ("train", "wafer.detector.training:prepare_training"),
         ("synth", "wafer.datasets.synthetic.generate:generate_workspace"),
         ("split", "wafer.datasets.splitting:resplit"),
         ("init", "wafer.datasets.initialisation:initialise"),
@@ -60,10 +61,41 @@ def test_defaults_are_those_of_the_library(command: str, library: str) -> None:
     shared = [
         name
         for name in wanted
-        if name in ours and wanted[name].default is not inspect.Parameter.empty
+        if ours.get(name) is not None and wanted[name].default is not inspect.Parameter.empty
     ]
     assert shared
     assert {name: ours[name] for name in shared} == {name: wanted[name].default for name in shared}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--evolve", "3", "--optimizer", "auto"], "--optimizer auto would override lr0"),
+        (["--evolve-mode", "halving"], "--evolve-mode goes with --evolve N"),
+        (["--evolve", "0"], "--evolve must be at least 1"),
+        (["--lr0", "0.01"], "the optimizer auto chooses lr0 itself; name another with --optimizer"),
+        (["--lr0", "2", "--optimizer", "SGD"], "lr0 must be a number from 0 to 1, not 2"),
+        (["--hyp", "gone.yaml"], "gone.yaml: no such file of hyperparameters"),
+        (["--hyp", "rect.yaml"], "rect.yaml:2: no hyperparameter is called rect"),
+        (["--freeze", "30"], "--freeze must be from 0 to 24"),
+        (["--device", "0,0"], "--device 0,0 names a device twice"),
+    ],
+)
+def test_options_of_a_training_that_do_not_go_together_are_refused(
+    runner: CliRunner,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    generate_workspace(tmp_path / "w", images=56, counts="balanced", size=64, processes=1)
+    monkeypatch.chdir(tmp_path / "w")
+    (tmp_path / "w" / "rect.yaml").write_text("mosaic: 1.0\nrect: true\n")
+    result = runner.invoke(app, ["train", *arguments])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert message in result.stderr
+    assert not (tmp_path / "w" / "runs").exists()
 
 
 def test_a_usage_error_is_exit_code_2(runner: CliRunner) -> None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from wafer.detector.dataset import DetectionDataset
-from wafer.detector.loader import EpochLoader, EpochSampler
+from wafer.detector.hyperparameters import HYPERPARAMETERS
+from wafer.detector.image_weights import Mode
+from wafer.detector.loader import EpochLoader, EpochSampler, StridedSampler
 from wafer.detector.plan import TrainingImage, TrainingPlan, read_plan, write_plan
-from wafer.detector.training import HYPERPARAMETERS
 from wafer.detector.ultralytics_adapter import get_cfg
 
 SIZE = 64
@@ -57,6 +58,7 @@ def dataset(
         hyperparameters=arguments,
         training=training,
         batch_size=4,
+        cache=images[0].path.parent,
     )
 
 
@@ -94,8 +96,8 @@ def test_colour_reaches_the_network_as_red_green_blue(tmp_path: Path) -> None:
     assert [int(varied[0, 1]["img"][c, 32, 32]) for c in range(3)] == [200, 60, 10]
 
 
-def start(data: DetectionDataset, *, img_weights: bool = False) -> EpochSampler:
-    return EpochSampler(data, seed=0, img_weights=img_weights)
+def start(data: DetectionDataset, *, mode: Mode | None = None) -> EpochSampler:
+    return EpochSampler(data, seed=0, mode=mode)
 
 
 def test_a_whole_image_defect_is_only_flipped_and_made_brighter(
@@ -122,20 +124,21 @@ def test_a_whole_image_defect_is_never_a_tile(images: list[TrainingImage]) -> No
 
 
 def test_backgrounds_are_drawn_under_image_weights(images: list[TrainingImage]) -> None:
-    sampler = start(dataset(images), img_weights=True)
+    sampler = start(dataset(images), mode="yolov5")
     kinds = np.zeros(3, int)
     for epoch in range(300):
         sampler.start_epoch(epoch, maps=np.array([0.9, 0.1]))
         np.add.at(kinds, sampler.drawn % 3, 1)
     shares = kinds / kinds.sum()
     assert shares[EMPTY] == pytest.approx(1 / 3, abs=0.03)
-    # (1 - 0.1)^2 / (1 - 0.9)^2 = 81 draws of the badly found class for one of the other
+    # (1 - 0.1)^2 / (1 - 0.9)^2 = 81 draws of the badly found class for one of the other; the cap
+    # of 10 draws an image is far
     assert shares[WHOLE] / shares[LOCAL] == pytest.approx(81, rel=0.35)
 
 
 def test_partners_are_drawn_by_the_weights_of_the_epoch(images: list[TrainingImage]) -> None:
     data = dataset(images)
-    sampler = start(data, img_weights=True)
+    sampler = start(data, mode="yolov5")
     sampler.start_epoch(1, maps=np.array([1.0, 0.0]))
     steps = np.diff(data.partner_probabilities, prepend=0)
     assert (steps[LOCAL::3] == 0).all()  # AP 1: not drawn again
@@ -154,11 +157,57 @@ def test_an_item_depends_on_its_seed_alone(images: list[TrainingImage]) -> None:
     assert not torch.equal(first["img"], other["img"])
 
 
+@pytest.mark.parametrize("mode", [None, "yolov5", "rfs", "effective"])
+def test_processes_share_one_draw_and_its_seeds(
+    images: list[TrainingImage], mode: Mode | None
+) -> None:
+    data = dataset(images[:11])
+    maps = np.array([0.5, 0.2])
+    alone = EpochSampler(data, seed=7, mode=mode)
+    alone.start_epoch(4, maps=maps)
+    whole = list(alone)
+    for world in (2, 3, 4):
+        shares = []
+        for rank in range(world):
+            sampler = EpochSampler(data, seed=7, mode=mode, rank=rank, world=world)
+            sampler.start_epoch(4, maps=maps)
+            assert len(list(sampler)) == len(sampler) == -(-len(whole) // world)
+            shares.append(list(sampler))
+        together = [item for turn in zip(*shares, strict=True) for item in turn]
+        assert together == (whole + whole)[: len(together)]
+
+
+def test_validation_is_shared_out_without_repeats() -> None:
+    shares = [list(StridedSampler(10, rank=rank, world=3)) for rank in range(3)]
+    assert shares == [[0, 3, 6, 9], [1, 4, 7], [2, 5, 8]]
+    assert [len(StridedSampler(10, rank=rank, world=3)) for rank in range(3)] == [4, 3, 3]
+
+
+@pytest.mark.parametrize("place", ["memory", "disk", "nowhere"])
+def test_images_are_the_same_wherever_they_are_kept(
+    images: list[TrainingImage], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    expected = [dataset(images, training=False)[i]["img"] for i in range(len(images))]
+    folder = images[0].path.parent
+    before = sorted(folder.iterdir())
+    if place != "memory":
+        monkeypatch.setattr("wafer.detector.pixels.MEMORY_SHARE", 0.0)
+    if place == "nowhere":
+        monkeypatch.setattr("wafer.detector.pixels.DISK_SHARE", 0.0)
+    data = dataset(images, training=False)
+    assert sorted(folder.iterdir()) == before  # the file on disk has no name
+    for path in {image.path for image in images}:
+        if place != "nowhere":  # decoded once: the files are not looked at again
+            path.rename(path.with_suffix(".gone"))
+    for index, image in enumerate(expected):
+        assert torch.equal(data[index]["img"], image)
+
+
 @pytest.mark.slow
 def test_an_epoch_is_the_same_for_any_number_of_workers(images: list[TrainingImage]) -> None:
     def epochs(workers: int) -> list[torch.Tensor]:
         data = dataset(images)
-        sampler = start(data, img_weights=True)
+        sampler = start(data, mode="yolov5")
         loader = EpochLoader(
             data,
             batch_size=4,
@@ -172,8 +221,9 @@ def test_an_epoch_is_the_same_for_any_number_of_workers(images: list[TrainingIma
             shown += [batch["img"] for batch in loader]
         return shown
 
-    none, two = epochs(0), epochs(2)
+    none, one, two = epochs(0), epochs(1), epochs(2)
     assert len(none) == 6
+    assert [torch.equal(a, b) for a, b in zip(none, one, strict=True)] == [True] * 6
     assert [torch.equal(a, b) for a, b in zip(none, two, strict=True)] == [True] * 6
 
 
@@ -200,9 +250,10 @@ def test_a_plan_comes_back_as_it_was_written(tmp_path: Path, images: list[Traini
         names=("spot", "deviation"),
         channels=1,
         white_level=4095,
-        img_weights=True,
+        img_weights="effective",
         precision="bfloat16",
         start=tmp_path / "first.safetensors",
+        cache=tmp_path / "cache",
         train=tuple(images[:7]),
         val=tuple(images[7:]),
     )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,11 @@ import torch
 from wafer.datasets.errors import DataError, TrainingError, WeightsError
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
+from wafer.detector.draws import read_draws
+from wafer.detector.trainer import WaferTrainer
 from wafer.detector.training import train_detector
 from wafer.weights.checkpoint import read_checkpoint
+from wafer.weights.manifest import shipped
 
 SMALL = {"epochs": 2, "batch": 64, "imgsz": 64}
 
@@ -107,7 +111,7 @@ def train_command(workspace: Workspace, *, epochs: int) -> list[str]:
     return [
         str(Path(sys.executable).with_name("wafer")),
         *("train", "--workspace", str(workspace.root), "--epochs", str(epochs)),
-        *("--batch", "64", "--imgsz", "64", "--img-weights"),
+        *("--batch", "16", "--imgsz", "64", "--img-weights"),
     ]
 
 
@@ -135,9 +139,12 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(
     assert done.stdout.strip() == str(run)
     with (run / "results.csv").open() as handle:
         assert [row["epoch"] for row in csv.DictReader(handle)] == ["1", "2", "3", "4"]
-    untouched = train_detector(workspace, img_weights=True, **{**SMALL, "epochs": 4})
+    untouched = train_detector(workspace, img_weights=True, **{**SMALL, "epochs": 4, "batch": 16})
     assert untouched.folder.name == "yolov5n-002"
     assert_same(tensors_of(run), tensors_of(untouched.folder))
+    draws = (run / "image_weights.csv").read_text()
+    assert draws == (untouched.folder / "image_weights.csv").read_text()
+    assert max(row.smoothed or 0 for row in read_draws(run / "image_weights.csv")) > 0
 
 
 def own_labels(workspace: Workspace) -> None:
@@ -165,9 +172,85 @@ def test_other_data_or_arguments_open_a_new_run(workspace: Workspace) -> None:
     path = workspace.label_path(sample.image)
     fields = path.read_text().split()
     path.write_text(" ".join([*fields[:3], f"{float(fields[3]) * 0.9:.8f}", fields[4]]) + "\n")
-    changed = train_detector(workspace, img_weights=True, **{**SMALL, "epochs": 4})
+    changed = train_detector(workspace, img_weights=True, **{**SMALL, "epochs": 4, "batch": 16})
     assert changed.folder.name == "yolov5n-003"
     assert not changed.resumed
+
+
+@pytest.mark.slow
+def test_frozen_layers_keep_their_weights(workspace: Workspace) -> None:
+    trained = train_detector(workspace, freeze=10, **{**SMALL, "epochs": 1})
+    start = shipped("yolov5n")
+    assert start is not None
+    before, after = read_checkpoint(start).tensors, tensors_of(trained.folder)
+    names = workspace.classes.detector_names
+    assert names == read_checkpoint(start).classes.detector_names
+    frozen = {n for n in after if int(n.split(".")[1]) < 10 and not n.endswith("tracked")}
+    assert len(frozen) > 100
+    assert [n for n in frozen if not torch.equal(before[n].float(), after[n].float())] == []
+    weights = [n for n in after if n.startswith("model.13.") and n.endswith("conv.weight")]
+    assert not any(torch.equal(before[n].float(), after[n].float()) for n in weights)
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from wafer.datasets.errors import TrainingError
+from wafer.datasets.workspace import open_workspace
+from wafer.detector.training import train_detector
+def fill(epoch, epochs, batch, batches):
+    if epoch == 2:  # no file may grow beyond a megabyte from here on
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+try:
+    train_detector(open_workspace(Path(sys.argv[1])), epochs=3, batch=64, imgsz=64, progress=fill)
+except TrainingError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_leaves_the_checkpoint_before(workspace: Workspace) -> None:
+    out = subprocess.run(
+        [sys.executable, "-P", "-c", FULL_DISK, str(workspace.root)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    run = workspace.runs / "yolov5n-001"
+    assert out.stdout.strip() == (
+        f"{run / 'weights'}: the checkpoint of epoch 2 could not be written (File too large); "
+        "that of epoch 1 is kept. Make room and start the same command again"
+    )
+    state = torch.load(run / "weights" / "state.pt", weights_only=True)
+    assert state["epoch"] == 0
+    assert not [p for p in (run / "weights").iterdir() if "tmp" in p.name]
+    again = train_detector(workspace, **{**SMALL, "epochs": 3})
+    assert (again.folder, again.resumed) == (run, True)
+    whole = train_detector(workspace, **{**SMALL, "epochs": 3})
+    assert_same(tensors_of(run), tensors_of(whole.folder))
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_stops_and_names_epoch_and_checkpoint(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = WaferTrainer.preprocess_batch
+
+    def poisoned(self: WaferTrainer, batch: dict[str, Any]) -> dict[str, Any]:
+        batch = sound(self, batch)
+        if self.epoch == 1:
+            batch["img"] = batch["img"] * float("nan")
+        return batch
+
+    monkeypatch.setattr(WaferTrainer, "preprocess_batch", poisoned)
+    monkeypatch.setattr(WaferTrainer, "plot_training_samples", lambda self, batch, ni: None)
+    run = workspace.runs / "yolov5n-001"
+    with pytest.raises(TrainingError) as caught:
+        train_detector(workspace, **{**SMALL, "epochs": 3})
+    assert "NaN or infinite in epoch 2" in str(caught.value)
+    assert f"the state after epoch 1 is in {run / 'weights' / 'state.pt'}" in str(caught.value)
+    state = torch.load(run / "weights" / "state.pt", weights_only=True)
+    assert all(bool(torch.isfinite(t).all()) for t in state["ema"].values())
 
 
 OFFLINE = """
@@ -212,10 +295,15 @@ def test_training_uses_no_network_and_writes_only_into_the_workspace_and_the_cac
         ({"epochs": 0}, "--epochs must be at least 1"),
         ({"batch": 0}, "--batch must be at least 1"),
         ({"imgsz": 100}, "--imgsz must be a multiple of 32"),
+        ({"freeze": 25}, "--freeze must be from 0 to 24"),
         ({"max_backgrounds": -1}, "--max-backgrounds must not be negative"),
+        ({"img_weights_mode": "inverse"}, "--img-weights-mode must be one of"),
         ({"optimizer": "sgd"}, "--optimizer must be one of"),
         ({"hyperparameters": {"obj": 1.0}}, "no hyperparameter is called obj"),
+        ({"hyperparameters": {"lr0": 0.1}}, "the optimizer auto chooses lr0 itself"),
         ({"device": "cuda:99"}, "--device cuda:99 is not to be had here"),
+        ({"device": "0,99"}, "is not to be had here"),
+        ({"device": "0,0"}, "--device 0,0 names a device twice"),
         ({"model": "yolov6"}, "no detector is called 'yolov6'"),
     ],
 )
@@ -225,6 +313,23 @@ def test_arguments_out_of_range_are_refused_before_anything_is_made(
     with pytest.raises((TrainingError, WeightsError), match=message):
         train_detector(workspace, **arguments)
     assert not workspace.runs.exists()
+
+
+def test_a_batch_is_shared_out_evenly_among_devices(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(TrainingError, match="--batch 33 cannot be shared out evenly among 2"):
+        train_detector(workspace, device="0,1", batch=33)
+
+
+def test_images_that_are_all_backgrounds_teach_nothing(workspace: Workspace) -> None:
+    own_labels(workspace)
+    for path in workspace.labels.iterdir():
+        path.write_text("")
+    rewrite_labels(workspace, **{"class": ""})
+    with pytest.raises(TrainingError, match="no class has a training box"):
+        train_detector(workspace, **SMALL)
 
 
 def test_all_faulty_arguments_are_named_together(workspace: Workspace) -> None:

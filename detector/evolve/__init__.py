@@ -1,0 +1,1 @@
+"""Evolving the hyperparameters of a training: candidates, trials, the outcome."""

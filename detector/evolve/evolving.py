@@ -1,0 +1,274 @@
+"""Evolving hyperparameters: trial after trial until there is a verdict, killed or not.
+
+The journal is the only memory. Whoever starts the same command, also on another machine that
+shares the folder, reads it, takes the next trial that no one works on, and appends how it ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Unpack
+
+from wafer.datasets.errors import TrainingError
+from wafer.datasets.workspace import Workspace
+from wafer.detector.evolve.claims import Claim, is_alive, owner
+from wafer.detector.evolve.journal import Journal
+from wafer.detector.evolve.outputs import write_outputs
+from wafer.detector.evolve.records import MODES, EvolveMode, Settings, Trial, TrialState, Verdict
+from wafer.detector.evolve.schedule import announcement, next_step, verdict
+from wafer.detector.evolve.trial import LAST_EPOCHS, Outcome, outcome_of, run_trial
+from wafer.detector.runs import Run, adopt_run, open_shared_run
+from wafer.detector.training import PreparedTraining, TrainingArguments, prepare_training
+
+__all__ = ["Evolved", "Running", "View", "evolve_detector"]
+
+POLL = 2.0
+"""Seconds between looks at trials that run elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evolved:
+    """A finished evolution: its folder, the run that is its result, and why that one."""
+
+    folder: Path
+    run: Path
+    verdict: Verdict
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """How far this process's trial is; epoch and batch count from 1."""
+
+    trial: int
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What there is to see of an evolution at one moment.
+
+    ``elsewhere`` names who runs a trial that is not this process's, as ``host:pid``.
+    """
+
+    settings: Settings
+    trials: tuple[TrialState, ...]
+    elsewhere: Mapping[int, str]
+    running: Running | None = None
+
+
+def evolve_detector(
+    workspace: Workspace,
+    *,
+    trainings: int,
+    mode: EvolveMode = "genetic",
+    say: Callable[[str], None] = lambda text: None,
+    watch: Callable[[View], None] = lambda view: None,
+    **training: Unpack[TrainingArguments],
+) -> Evolved:
+    """Evolve the hyperparameters of a training for the cost of so many full trainings.
+
+    ``genetic`` trains every candidate in full, with YOLOv5 v7.0's selection and mutation and an
+    additive step; ``halving`` spends the same epochs on more candidates, of which only the best
+    are trained for longer; ``classic`` is v7.0 to the letter. In the first two, with more than
+    three trainings, the last two are the winner and the defaults on a fresh seed, and the better
+    of these is the result, unless the defaults already were the best of the search.
+
+    Args:
+        workspace: what to train on.
+        trainings: the cost, at least 1.
+        mode: ``genetic``, ``halving`` or ``classic``.
+        say: called once with what is going to be done.
+        watch: called whenever there is something new to see.
+        training: as for ``prepare_training``; ``hyperparameters`` are those of candidate 0.
+
+    Raises:
+        TrainingError: an argument out of range, data that have changed, or a training that fails
+            with the defaults already.
+        DataError, WeightsError: as ``train_detector``.
+    """
+    _check_arguments(trainings, mode)
+    ready = prepare_training(workspace, **training)
+    settings = Settings(
+        mode=mode,
+        trainings=trainings,
+        epochs=ready.arguments["epochs"],
+        seed=ready.arguments["seed"],
+        optimizer=ready.arguments["optimizer"],
+        colour=workspace.colour,
+        defaults=ready.arguments["hyperparameters"],
+    )
+    run = open_shared_run(
+        workspace.root / "runs" / "evolve",
+        model=str(ready.arguments["model"]),
+        arguments={**ready.arguments, "evolve": trainings, "evolve_mode": mode},
+        dataset_hash=ready.dataset_hash,
+    )
+    say(announcement(settings))
+    evolution = _Evolution(workspace, run, settings, training, ready, watch)
+    evolution.reopen_defaults()
+    while (found := evolution.verdict()) is None:
+        evolution.work()
+    return Evolved(run.folder, evolution.adopt(found), found, ready.notes)
+
+
+class _Evolution:
+    """One process's part in an evolution."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        run: Run,
+        settings: Settings,
+        training: TrainingArguments,
+        ready: PreparedTraining,
+        watch: Callable[[View], None],
+    ) -> None:
+        self.workspace = workspace
+        self.run = run
+        self.settings = settings
+        self.training = training
+        self.ready = ready
+        self.watch = watch
+        self.trials: tuple[TrialState, ...] = ()
+        self.elsewhere: dict[int, str] = {}
+
+    def folder(self, trial: Trial) -> Path:
+        return self.run.folder / "trials" / f"{trial.number:03d}"
+
+    def reopen_defaults(self) -> None:
+        """Try the defaults again that failed before: their failure had ended the command."""
+        with Journal.locked(self.run.folder) as journal:
+            trials = journal.history.trials
+            if trials and trials[0].status == "failed":
+                journal.append("reopened", trial=0)
+
+    def verdict(self) -> Verdict | None:
+        """Return how it ended; None as long as there is something to do."""
+        with Journal.locked(self.run.folder) as journal:
+            self._see(journal)
+            if journal.history.verdict is None and self._step(journal) == "done":
+                journal.append("verdict", verdict=asdict(verdict(self.settings, self.trials)))
+                write_outputs(self.run.folder, self.settings, self.trials, journal.history.verdict)
+            return journal.history.verdict
+
+    def work(self) -> None:
+        """Take the next trial and bring it to its end, or wait for others."""
+        with Journal.locked(self.run.folder) as journal:
+            trial = self._take(journal)
+            claim = None if trial is None else Claim(self.folder(trial))
+            self._see(journal, mine=trial)
+        if trial is None or claim is None:
+            time.sleep(POLL)
+            return
+        try:
+            self._bring_to_end(trial, claim)
+        finally:
+            claim.release()
+
+    def adopt(self, found: Verdict) -> Path:
+        """Put the run of the verdict among the workspace's runs, once, and return it."""
+        state = self.trials[found.trial]
+        assert state.folder is not None, "the trial of a verdict is finished"
+        origin = f"{self.run.folder.name}, trial {found.trial}"
+        result = adopt_run(self.workspace.runs, Run(self.run.folder / state.folder), origin=origin)
+        self.run.update(status="finished", verdict=asdict(found), result=result.folder.name)
+        return result.folder
+
+    def _step(self, journal: Journal) -> object:
+        return next_step(self.settings, journal.history.trials)
+
+    def _take(self, journal: Journal) -> Trial | None:
+        """Return an open trial that no one works on, else a new one, else None."""
+        for state in journal.history.trials:
+            if state.status == "open" and not is_alive(self.folder(state.trial)):
+                return state.trial
+        step = self._step(journal)
+        if not isinstance(step, Trial):
+            return None
+        journal.propose(step)
+        return step
+
+    def _bring_to_end(self, trial: Trial, claim: Claim) -> None:
+        started = time.monotonic()
+        failure = ""
+        if self._outcome(trial) is None:  # else it was killed between its end and the journal's
+            try:
+                self._train(trial, claim)
+            except TrainingError as error:
+                failure = str(error)
+                self._check_data()
+        with Journal.locked(self.run.folder) as journal:
+            if not claim.held:
+                return  # someone thought this process dead: the trial is theirs now
+            outcome = self._outcome(trial)
+            if outcome is None:
+                journal.append("failed", trial=trial.number, reason=failure)
+            else:
+                seconds = round(time.monotonic() - started, 1)
+                journal.append("finished", **self._ending(trial, outcome), seconds=seconds)
+            self._see(journal)
+            write_outputs(self.run.folder, self.settings, self.trials, None)
+        if outcome is None and trial.number == 0:
+            raise TrainingError(f"the training fails with the defaults already: {failure}")
+
+    def _ending(self, trial: Trial, outcome: Outcome) -> dict[str, Any]:
+        return {
+            "trial": trial.number,
+            "fitness": outcome.fitness,
+            "metrics": dict(outcome.metrics),
+            "folder": str(outcome.run.relative_to(self.run.folder)),
+        }
+
+    def _train(self, trial: Trial, claim: Claim) -> None:
+        def progress(epoch: int, epochs: int, batch: int, batches: int) -> None:
+            if batch == 1 and not claim.held:
+                raise TrainingError("another process has taken this trial over")
+            running = Running(trial.number, epoch, epochs, batch, batches)
+            self.watch(View(self.settings, self.trials, self.elsewhere, running))
+
+        run_trial(
+            self.workspace,
+            trial,
+            folder=self.folder(trial),
+            training={**self.training, "optimizer": self.settings.optimizer},
+            dataset_hash=self.ready.dataset_hash,
+            progress=progress,
+        )
+
+    def _outcome(self, trial: Trial) -> Outcome | None:
+        epochs = 1 if self.settings.mode == "classic" else LAST_EPOCHS
+        return outcome_of(self.folder(trial), epochs=epochs)
+
+    def _check_data(self) -> None:
+        """Stop everything where a trial failed because the data are no longer the same."""
+        now = prepare_training(self.workspace, **self.training).dataset_hash
+        if now != self.ready.dataset_hash:
+            raise TrainingError(
+                f"{self.workspace.root}: images, labels or splits have changed since "
+                f"{self.run.folder.name} was begun; put them back and start the same command "
+                "again, or start it with the new data for an evolution of their own"
+            )
+
+    def _see(self, journal: Journal, *, mine: Trial | None = None) -> None:
+        self.trials = tuple(journal.history.trials)
+        others = [s.trial for s in self.trials if s.status == "open" and s.trial != mine]
+        names = {trial.number: owner(self.folder(trial)) for trial in others}
+        self.elsewhere = {number: name for number, name in names.items() if name is not None}
+        self.watch(View(self.settings, self.trials, self.elsewhere))
+
+
+def _check_arguments(trainings: int, mode: str) -> None:
+    faults = []
+    if trainings < 1:
+        faults.append("--evolve must be at least 1: it is the cost in full trainings")
+    if mode not in MODES:
+        faults.append(f"--evolve-mode must be one of {', '.join(MODES)}")
+    if faults:
+        raise TrainingError("; ".join(faults))

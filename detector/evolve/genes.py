@@ -175,6 +175,6 @@ def _step(value: float, gene: Gene, step: float) -> float:
 
 def _bounded(values: Hyperparameters, genome: Genome) -> dict[str, float]:
     return {
-        name: round(min(max(value, genome[name].low), genome[name].high), DIGITS)
+        name: round(float(min(max(value, genome[name].low), genome[name].high)), DIGITS)
         for name, value in values.items()
     }

@@ -20,7 +20,9 @@ from wafer.datasets.errors import TrainingError
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
 from wafer.detector.evolve.evolving import View, evolve_detector
+from wafer.detector.evolve.genes import genome_of
 from wafer.detector.evolve.journal import JOURNAL, Journal
+from wafer.detector.evolve.outputs import evolve_figure
 from wafer.detector.evolve.records import Settings, Trial
 from wafer.detector.evolve.schedule import next_step
 from wafer.detector.evolve.table import evolve_table, time_left
@@ -81,6 +83,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[MadeUp], list[int]]:
             write_run(folder, value)
 
         monkeypatch.setattr("wafer.detector.evolve.evolving.run_trial", run_trial)
+        # A second each, after every trial.
+        monkeypatch.setattr("wafer.detector.evolve.outputs.write_figure", lambda figure, path: None)
         return trained
 
     return install
@@ -116,7 +120,8 @@ def test_it_leaves_a_table_a_file_for_hyp_and_a_picture(
     workspace: Workspace, made_up: Callable[[MadeUp], list[int]]
 ) -> None:
     made_up(rising)
-    done = evolve_detector(workspace, trainings=5, **SMALL)
+    views: list[View] = []
+    done = evolve_detector(workspace, trainings=5, watch=views.append, **SMALL)
     with (done.folder / "evolve.csv").open() as handle:
         rows = list(csv.DictReader(handle))
     assert [row["candidate"] for row in rows] == ["0", "1", "2", "2", "0"]
@@ -128,7 +133,15 @@ def test_it_leaves_a_table_a_file_for_hyp_and_a_picture(
     assert hyp.optimizer == "AdamW"
     text = (done.folder / "hyp_evolve.yaml").read_text()
     assert "# adopted: on a fresh seed candidate 2 reached 0.5000 and the defaults 0.3000" in text
-    assert (done.folder / "evolve.png").read_bytes().startswith(b"\x89PNG")
+    settings, trials = views[-1].settings, views[-1].trials
+    figure = evolve_figure(settings, trials, trials[3])
+    genome = genome_of(optimizer="AdamW", colour=False)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert [title.split(" ")[0] for title in titles if title] == list(genome)
+    (points,) = figure.axes[0].collections
+    assert points.get_offsets().tolist() == [
+        [state.trial.hyp["lr0"], state.fitness] for state in trials
+    ]
 
 
 def test_a_failed_trial_is_failed_and_not_of_fitness_zero(
@@ -328,6 +341,7 @@ def test_an_evolution_that_is_killed_twice_ends_as_planned(workspace: Workspace)
     )
     proposed = [next_step(plan, states[:number]) for number in range(len(states))]
     assert proposed == [state.trial for state in states]
+    assert (folder / "evolve.png").read_bytes().startswith(b"\x89PNG")
     result = Path(done.stdout.strip())
     assert result == workspace.runs / "yolov5n-001"
     hyp = yaml.safe_load((folder / "hyp_evolve.yaml").read_text())

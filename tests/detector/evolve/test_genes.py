@@ -87,6 +87,7 @@ def test_children_stay_in_bounds_and_keep_what_does_not_evolve(seed: int, colour
         child = mutate(parent, genome, random=random)
         assert child.keys() == HYPERPARAMETERS.keys()
         assert child != parent
+        assert {type(value) for value in child.values()} <= {float, int}
         for name, value in child.items():
             if name in genome:
                 assert genome[name].low <= value <= genome[name].high

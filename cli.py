@@ -304,7 +304,6 @@ def train(
     runs/evolve with hyp_evolve.yaml; more processes that start the same command join in.
     """
     from wafer.datasets.errors import TrainingError
-    from wafer.detector.evolve.evolving import evolve_detector
     from wafer.detector.hyperparameters import given_by_user
     from wafer.detector.training import TrainingArguments, train_detector
 
@@ -334,6 +333,8 @@ def train(
     }
     found = _workspace(workspace)
     if evolve is not None:
+        from wafer.detector.evolve.evolving import evolve_detector
+
         with _trials() as watch:
             mode = evolve_mode or "genetic"
             evolved = evolve_detector(

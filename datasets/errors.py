@@ -6,6 +6,7 @@ WaferError
 ├── WorkspaceError   no workspace, a broken wafer.toml, something that must not be overwritten
 ├── WeightsError     a model file that is missing, altered, or of another architecture
 └── TrainingError    a training that cannot start or had to stop
+    └── StorageError a disk that is full or fails: the training is sound, and goes on later
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ __all__ = [
     "DataError",
     "Fault",
     "ImageError",
+    "StorageError",
     "TrainingError",
     "WaferError",
     "WeightsError",
@@ -41,6 +43,10 @@ class WeightsError(WaferError):
 
 class TrainingError(WaferError):
     """A training cannot start or had to stop."""
+
+
+class StorageError(TrainingError):
+    """A disk is full or fails; what was saved before is still there."""
 
 
 class ImageError(WaferError):

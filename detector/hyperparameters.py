@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +61,10 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "degrees": (0.0, 180.0),
     "shear": (0.0, 89.0),
     "perspective": (0.0, 0.001),
-    "close_mosaic": (0.0, math.inf),
+    "close_mosaic": (0.0, 10_000.0),
+    "momentum": (0.001, 0.999),
 }
-"""The smallest and the largest value of each that ultralytics takes."""
+"""The smallest and the largest value of each that ultralytics and the optimizers take."""
 
 CHOSEN_BY_AUTO = ("lr0", "momentum", "warmup_bias_lr")
 """What the optimizer ``auto`` sets itself."""
@@ -113,6 +113,8 @@ def resolve(
         classes: that the detector learns.
     """
     chosen: Mapping[str, float] = {}
+    if optimizer.startswith("Adam"):
+        chosen = {"warmup_bias_lr": 0.0}  # the default is a hundred times Adam's usual lr0
     if optimizer == "auto":
         optimizer, chosen = automatic(steps=steps, classes=classes)
     return optimizer, {**HYPERPARAMETERS, **chosen, **given}
@@ -163,6 +165,7 @@ def read_hyp(path: Path) -> Hyp:
     if not isinstance(content, dict):
         raise DataError([Fault(file=str(path), problem="no hyperparameters in it", remedy=remedy)])
     optimizer = content.pop("optimizer", None)
+    content = {name: _number(value) for name, value in content.items()}
     problems = faults_of("SGD" if optimizer is None else str(optimizer), content)
     if problems:
         raise DataError(
@@ -170,6 +173,14 @@ def read_hyp(path: Path) -> Hyp:
             for problem in problems
         )
     return Hyp({name: float(value) for name, value in content.items()}, optimizer)
+
+
+def _number(value: object) -> object:
+    """Return a number that YAML takes for text, such as 1e-4, as a number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def given_by_user(path: Path | None, *, optimizer: str | None, lr0: float | None) -> Hyp:

@@ -8,7 +8,7 @@ effective number of samples (Cui et al., arXiv:1901.05555) instead of the number
 Two things are different from YOLOv5 on purpose. There an image without boxes has weight zero and
 is never drawn again; here images without boxes keep the share of the draws that they have of the
 data, because they are what teaches a detector to stay silent. And no image is drawn more often
-than ``CAP`` times in an epoch on average, because the few images of a class that is never found
+than ``CAP`` times as often as in the data, because the few images of a class that is never found
 would else fill the epoch and be learnt by heart.
 """
 
@@ -42,7 +42,7 @@ Mode = Literal["yolov5", "rfs", "effective"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 CAP = 10.0
-"""The most often that one image is drawn in an epoch, on average."""
+"""How often one image is drawn at most, on average, that is drawn once without weights."""
 NEWEST = 0.5
 """Weight of the newest validation in the running mean of the AP."""
 

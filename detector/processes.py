@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from wafer.datasets.errors import TrainingError, WaferError
+from wafer.datasets.errors import StorageError, TrainingError, WaferError
 
 __all__ = ["Progress", "child_process", "report_progress", "run_child"]
 
@@ -29,6 +29,7 @@ Progress = Callable[[int, int, int, int], None]
 
 PROGRESS = "wafer-progress "
 FAULT = "wafer-fault "
+COUNTS = re.compile(PROGRESS + r"(\d+) (\d+) (\d+) (\d+)")
 LINES_KEPT = 100
 LINES_SAID = 5
 # How Python says what went wrong, with the mark that torch's launcher may set before it.
@@ -44,7 +45,8 @@ def run_child(command: Sequence[str], *, progress: Progress | None = None) -> No
         progress: called with what the child reports; where it raises, the child is ended.
 
     Raises:
-        TrainingError: what the child found wrong, or how it ended and its last lines.
+        StorageError: the child found a disk full or failing.
+        TrainingError: what else the child found wrong, or how it ended and its last lines.
     """
     process = subprocess.Popen(
         command,
@@ -67,24 +69,32 @@ def run_child(command: Sequence[str], *, progress: Progress | None = None) -> No
             if stream is not None:
                 stream.close()
     if code:
-        raise TrainingError(fault or _last_words(code, lines))
+        raise fault or TrainingError(_last_words(code, lines))
 
 
 def _follow(
     process: subprocess.Popen[str], progress: Progress | None
-) -> tuple[str | None, deque[str]]:
-    fault = None
+) -> tuple[TrainingError | None, deque[str]]:
+    fault: TrainingError | None = None
     lines: deque[str] = deque(maxlen=LINES_KEPT)
     for line in process.stdout or ():
-        if line.startswith(PROGRESS):
-            epoch, epochs, batch, batches = map(int, line.split()[1:])
+        if counts := COUNTS.fullmatch(line.rstrip()):
             if progress is not None:
+                epoch, epochs, batch, batches = map(int, counts.groups())
                 progress(epoch, epochs, batch, batches)
         elif line.startswith(FAULT):
-            fault = str(json.loads(line.removeprefix(FAULT)))
+            fault = _fault(line)
         elif line.strip():
             lines.append(line.rstrip())
     return fault, lines
+
+
+def _fault(line: str) -> TrainingError | None:
+    try:
+        kind, message = json.loads(line.removeprefix(FAULT))
+    except ValueError:
+        return None  # some other line that happens to begin so
+    return StorageError(message) if kind == "storage" else TrainingError(message)
 
 
 def _last_words(code: int, lines: deque[str]) -> str:
@@ -107,12 +117,13 @@ def child_process() -> Iterator[None]:
     try:
         yield
     except (WaferError, OSError) as error:
-        _tell(FAULT + json.dumps(str(error)))
+        kind = "storage" if isinstance(error, (StorageError, OSError)) else "training"
+        _tell(FAULT + json.dumps([kind, str(error)]))
         sys.exit(1)
 
 
 def _tell(line: str) -> None:
-    sys.stdout.write(line + "\n")
+    sys.stdout.write(f"\n{line}\n")  # a line of its own, whatever was printed before
     sys.stdout.flush()
 
 

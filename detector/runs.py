@@ -21,9 +21,11 @@ from wafer.datasets.files import write_text
 
 __all__ = [
     "Run",
+    "adopt_run",
     "locked",
     "newest_finished_run",
     "open_run",
+    "open_shared_run",
     "torch_device",
     "training_devices",
     "versions",
@@ -31,6 +33,8 @@ __all__ = [
 
 RECORD = "run.json"
 LOCK = ".lock"
+# Of a training that has not quite ended: what a finished run does not need.
+UNFINISHED = ("state.pt", "*.tensors", "overrides.json", ".lock")
 PACKAGES = ("wafer-defects", "ultralytics", "torch", "torchvision", "numpy", "opencv-python")
 
 
@@ -108,10 +112,12 @@ def adopt_run(runs: Path, finished: Run, *, origin: str) -> Run:
         fcntl.lockf(handle, fcntl.LOCK_EX)
         known = [run for run in _runs(runs, "") if run.record.get("origin") == origin]
         if known:
+            if newest_finished_run(runs) == known[0]:
+                _point_latest(runs, known[0])
             return known[0]
         copy = runs / f".copy-{finished.folder.name}"
         shutil.rmtree(copy, ignore_errors=True)  # of a copy that was killed
-        shutil.copytree(finished.folder, copy)
+        shutil.copytree(finished.folder, copy, ignore=shutil.ignore_patterns(*UNFINISHED))
         Run(copy).update(origin=origin, adopted=_now())
         run = Run(_claim_folder(runs, str(finished.record["model"])))
         copy.replace(run.folder)
@@ -137,8 +143,9 @@ def locked(run: Run) -> Iterator[None]:
     """
     with (run.folder / ".lock").open("w") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            # Not flock, which the loader's workers would inherit and outlive this process with.
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
             raise TrainingError(f"another process is training in {run.folder}") from error
         yield
 

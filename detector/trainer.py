@@ -13,7 +13,7 @@ import torch.distributed as dist  # noqa: TID253
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from wafer.datasets.errors import TrainingError
+from wafer.datasets.errors import StorageError, TrainingError
 from wafer.datasets.files import write_bytes, write_text
 from wafer.detector.architecture import build_model, start_from
 from wafer.detector.dataset import DetectionDataset
@@ -217,13 +217,13 @@ class WaferTrainer(DetectionTrainer):  # type: ignore[misc]
         """Save the best weights, then the state to go on from; each replaces its file at once.
 
         Raises:
-            TrainingError: the disk is full or fails; what was saved before is still there.
+            StorageError: the disk is full or fails; what was saved before is still there.
         """
         try:
             self._save_files()
         except OSError as error:
             kept = f"that of epoch {self.epoch} is kept" if self.epoch else "there is none yet"
-            raise TrainingError(
+            raise StorageError(
                 f"{self.wdir}: the checkpoint of epoch {self.epoch + 1} could not be written "
                 f"({error.strerror}); {kept}. Make room and start the same command again"
             ) from error

@@ -6,7 +6,7 @@ import logging
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -18,7 +18,7 @@ from wafer.detector.architecture import ARCHITECTURES, build_model, start_from
 from wafer.detector.finishing import finish_run
 from wafer.detector.hyperparameters import faults_of, resolve
 from wafer.detector.image_weights import MODES, Mode
-from wafer.detector.plan import PLAN, TrainingImage, TrainingPlan, write_plan
+from wafer.detector.plan import PLAN, TrainingImage, TrainingPlan, read_plan, write_plan
 from wafer.detector.precision import Precision, fastest_precision
 from wafer.detector.processes import Progress
 from wafer.detector.runs import Run, locked, open_run, training_devices
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 LAYERS = 24
 """Layers of a YOLOv5 before its head."""
+LARGEST_SEED = 2**31
+"""numpy takes 32 bits, and an evolution and several processes count on from the seed."""
 SHARE_WITHOUT_MOSAIC = 3
 """At most one in so many epochs, the last ones, goes without mosaic, however short a training."""
 
@@ -116,6 +118,7 @@ def train_detector(
         dataset_hash=ready.dataset_hash,
     )
     with locked(run):
+        ready = _with_precision_of(run, ready) if resumed else ready
         write_plan(ready.plan, run.folder / PLAN)
         state = read_state(run.folder)
         if state is None or not state["complete"]:
@@ -172,6 +175,7 @@ def prepare_training(
     devices = training_devices(device)
     faults = [
         *_faults(model, epochs, batch, imgsz, freeze, max_backgrounds, img_weights_mode, devices),
+        *_number_faults(seed=seed, patience=patience),
         *faults_of(optimizer, given),
     ]
     if faults:
@@ -210,6 +214,14 @@ def prepare_training(
         val=val,
         notes=(*_start_notes(start, weights), *notes, *_val_notes(selection)),
     )
+
+
+def _with_precision_of(run: Run, ready: PreparedTraining) -> PreparedTraining:
+    """Keep the precision that a training was begun with, on whatever processor it goes on."""
+    if not (run.folder / PLAN).is_file():
+        return ready
+    precision = read_plan(run.folder / PLAN).precision
+    return replace(ready, plan=replace(ready.plan, precision=precision))
 
 
 def _train(run: Run, arguments: Mapping[str, Any], progress: Progress | None) -> None:
@@ -363,6 +375,15 @@ def _faults(
         faults.append("--max-backgrounds must not be negative")
     if img_weights_mode not in MODES:
         faults.append(f"--img-weights-mode must be one of {', '.join(MODES)}")
+    return faults
+
+
+def _number_faults(*, seed: int, patience: int) -> list[str]:
+    faults = []
+    if not 0 <= seed <= LARGEST_SEED:
+        faults.append(f"--seed must be from 0 to {LARGEST_SEED}")
+    if patience < 0:
+        faults.append("--patience must not be negative; 0 never stops early")
     return faults
 
 

@@ -26,8 +26,6 @@ os.environ.update(
         "ULTRALYTICS_API_KEY": "",
     }
 )
-# It imports matplotlib, which would make a folder in the user's configuration.
-os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
 
 
 def _prepare_config(folder: Path) -> None:

@@ -34,6 +34,8 @@ def train_in_processes(
     """
     path = folder / OVERRIDES
     write_text(path, json.dumps(dict(overrides)))
+    # Each process would remove it, and all but the first fail; the saved state has its content.
+    (folder / "results.csv").unlink(missing_ok=True)
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone")
     run_child(
         [*launcher, f"--nproc-per-node={world}", "-m", "wafer.detector.worker", str(path)],

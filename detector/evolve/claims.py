@@ -1,7 +1,7 @@
 """Who works on a trial: a file whose time of change is the heartbeat of its owner.
 
-A claim is dead when its owner was a process of this machine that has ended, or when its heart has
-not beaten for a minute. Claims are made and taken over only under the lock of the journal.
+A claim is dead when its heart has not beaten for a minute, or at once when its owner was a process
+of this machine that has ended. Claims are made and taken over only under the lock of the journal.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import secrets
 import threading
 from pathlib import Path
 
-import psutil
-
 from wafer.datasets.files import write_text
 
 __all__ = ["BEAT", "STALE", "Claim", "is_alive", "owner"]
@@ -24,8 +22,9 @@ BEAT = 5.0
 STALE = 60.0
 """Seconds without one after which another process may take a trial over."""
 NAME = "claim.json"
-# Seconds: the system derives the start of a process from a clock that may be set.
-SAME_START = 2.0
+# Places in /proc/PID/stat after the name of the process, see proc_pid_stat(5).
+STATE = 0
+START_TICKS = 19
 
 
 class Claim:
@@ -53,9 +52,11 @@ class Claim:
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):
-            if not self.held:
-                return
-            os.utime(self.path)
+            try:
+                if self.held:
+                    os.utime(self.path)
+            except OSError:  # a shared disk that is away for a while
+                continue
 
 
 def is_alive(folder: Path) -> bool:
@@ -63,8 +64,8 @@ def is_alive(folder: Path) -> bool:
     claim = _read(folder / NAME)
     if not claim:
         return False
-    if claim.get("machine") == _machine():
-        return _runs(claim)
+    if claim.get("machine") == _machine() and _started(int(str(claim["pid"]))) != claim["started"]:
+        return False
     try:
         age = _now_there(folder) - (folder / NAME).stat().st_mtime
     except FileNotFoundError:  # released meanwhile
@@ -87,12 +88,11 @@ def _read(path: Path) -> dict[str, object]:
 
 
 def _this_process() -> dict[str, object]:
-    process = psutil.Process()
     return {
         "host": platform.node(),
         "machine": _machine(),
-        "pid": process.pid,
-        "started": process.create_time(),
+        "pid": os.getpid(),
+        "started": _started(os.getpid()),
     }
 
 
@@ -105,12 +105,16 @@ def _machine() -> str:
     return f"{platform.node()} {started} {inside}"
 
 
-def _runs(claim: dict[str, object]) -> bool:
+def _started(pid: int) -> int | None:
+    """Return when a process was started, in ticks since the start of the machine.
+
+    None for one that has ended, also where nobody has taken note of its end yet (a zombie).
+    """
     try:
-        started: float = psutil.Process(int(str(claim["pid"]))).create_time()
-    except psutil.NoSuchProcess:
-        return False
-    return abs(started - float(str(claim["started"]))) < SAME_START
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[STATE] in "ZX" else int(fields[START_TICKS])
 
 
 def _now_there(folder: Path) -> float:

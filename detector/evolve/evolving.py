@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
-from wafer.datasets.errors import TrainingError
+from wafer.datasets.errors import StorageError, TrainingError
 from wafer.datasets.workspace import Workspace
 from wafer.detector.evolve.claims import Claim, is_alive, owner
 from wafer.detector.evolve.journal import Journal
@@ -107,7 +107,8 @@ def evolve_detector(
     run = open_shared_run(
         workspace.root / "runs" / "evolve",
         model=str(ready.arguments["model"]),
-        arguments={**ready.arguments, "evolve": trainings, "evolve_mode": mode},
+        # On which device a process trains is no matter to the others.
+        arguments={**ready.arguments, "device": None, "evolve": trainings, "evolve_mode": mode},
         dataset_hash=ready.dataset_hash,
     )
     say(announcement(settings))
@@ -153,17 +154,17 @@ class _Evolution:
         """Return how it ended; None as long as there is something to do."""
         with Journal.locked(self.run.folder) as journal:
             self._see(journal)
+            self._check_defaults()
             if journal.history.verdict is None and self._step(journal) == "done":
                 journal.append("verdict", verdict=asdict(verdict(self.settings, self.trials)))
-                write_outputs(self.run.folder, self.settings, self.trials, journal.history.verdict)
             return journal.history.verdict
 
     def work(self) -> None:
         """Take the next trial and bring it to its end, or wait for others."""
         with Journal.locked(self.run.folder) as journal:
             trial = self._take(journal)
-            claim = None if trial is None else Claim(self.folder(trial))
             self._see(journal, mine=trial)
+            claim = None if trial is None else Claim(self.folder(trial))
         if trial is None or claim is None:
             time.sleep(POLL)
             return
@@ -174,9 +175,11 @@ class _Evolution:
 
     def adopt(self, found: Verdict) -> Path:
         """Put the run of the verdict among the workspace's runs, once, and return it."""
+        write_outputs(self.run.folder, self.settings, self.trials, found)
         state = self.trials[found.trial]
         assert state.folder is not None, "the trial of a verdict is finished"
-        origin = f"{self.run.folder.name}, trial {found.trial}"
+        begun = self.run.record["started"]  # a folder that was deleted leaves its name to another
+        origin = f"{self.run.folder.name}, begun {begun}, trial {found.trial}"
         result = adopt_run(self.workspace.runs, Run(self.run.folder / state.folder), origin=origin)
         self.run.update(status="finished", verdict=asdict(found), result=result.folder.name)
         return result.folder
@@ -201,6 +204,8 @@ class _Evolution:
         if self._outcome(trial) is None:  # else it was killed between its end and the journal's
             try:
                 self._train(trial, claim)
+            except StorageError:
+                raise  # the trial stays open, for when there is room
             except TrainingError as error:
                 failure = str(error)
                 self._check_data()
@@ -215,8 +220,11 @@ class _Evolution:
                 journal.append("finished", **self._ending(trial, outcome), seconds=seconds)
             self._see(journal)
             write_outputs(self.run.folder, self.settings, self.trials, None)
-        if outcome is None and trial.number == 0:
-            raise TrainingError(f"the training fails with the defaults already: {failure}")
+
+    def _check_defaults(self) -> None:
+        if self.trials and self.trials[0].status == "failed":
+            reason = self.trials[0].reason
+            raise TrainingError(f"the training fails with the defaults already: {reason}")
 
     def _ending(self, trial: Trial, outcome: Outcome) -> dict[str, Any]:
         return {
@@ -237,7 +245,12 @@ class _Evolution:
             self.workspace,
             trial,
             folder=self.folder(trial),
-            training={**self.training, "optimizer": self.settings.optimizer},
+            training={
+                **self.training,
+                "optimizer": self.settings.optimizer,
+                "weights": self.ready.plan.start or "none",
+                "device": self.ready.arguments["device"],
+            },
             dataset_hash=self.ready.dataset_hash,
             progress=progress,
         )

@@ -88,13 +88,13 @@ def genome_of(*, optimizer: str, colour: bool) -> Genome:
     """Return the genes that have an effect on a training.
 
     Args:
-        optimizer: with one of the Adam family the learning rate of biases starts at that of the
-            rest, and is no gene.
+        optimizer: the Adam family has no warm-up of the momentum; the learning rate of its
+            biases begins at zero like that of the rest.
         colour: grey images have no hue and saturation.
     """
     dead = set() if colour else {"hsv_h", "hsv_s"}
     if optimizer.startswith("Adam"):
-        dead.add("warmup_bias_lr")
+        dead |= {"warmup_bias_lr", "warmup_momentum"}
     return {name: gene for name, gene in META.items() if name not in dead}
 
 

@@ -31,7 +31,6 @@ class History:
     def __init__(self) -> None:
         self.trials: list[TrialState] = []
         self.verdict: Verdict | None = None
-        self.run: str | None = None
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Take in one line.
@@ -51,8 +50,6 @@ class History:
             self._change(event["trial"], status="open", reason=None)
         elif kind == "verdict":
             self.verdict = Verdict(**event["verdict"])
-        elif kind == "adopted":
-            self.run = str(event["run"])
 
     def _change(self, number: int, **changes: Any) -> None:
         self.trials[number] = replace(self.trials[number], **changes)

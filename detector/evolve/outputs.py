@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from matplotlib.axes import Axes  # noqa: TID253
 from matplotlib.figure import Figure  # noqa: TID253
 from matplotlib.ticker import MaxNLocator  # noqa: TID253
@@ -97,9 +98,8 @@ def hyp_text(settings: Settings, best: TrialState, verdict: Verdict | None) -> s
         f"# fitness {best.fitness:.5f}, last validation: {metrics}",
         f"# {outcome}",
         f"optimizer: {settings.optimizer}",
-        *(f"{name}: {value!r}" for name, value in trial.hyp.items()),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + yaml.safe_dump(dict(trial.hyp), sort_keys=False)
 
 
 def evolve_figure(settings: Settings, trials: Sequence[TrialState], best: TrialState) -> Figure:

@@ -12,6 +12,7 @@ from wafer.detector.dataset import DetectionDataset
 from wafer.detector.hyperparameters import HYPERPARAMETERS
 from wafer.detector.image_weights import Mode
 from wafer.detector.loader import EpochLoader, EpochSampler, StridedSampler
+from wafer.detector.pixels import pixel_slots
 from wafer.detector.plan import TrainingImage, TrainingPlan, read_plan, write_plan
 from wafer.detector.ultralytics_adapter import get_cfg
 
@@ -201,6 +202,19 @@ def test_images_are_the_same_wherever_they_are_kept(
             path.rename(path.with_suffix(".gone"))
     for index, image in enumerate(expected):
         assert torch.equal(data[index]["img"], image)
+
+
+def test_a_container_may_have_less_memory_than_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
+    monkeypatch.setattr("wafer.detector.pixels.GROUP_LIMIT", limit)
+    monkeypatch.setattr("wafer.detector.pixels.GROUP_USED", used)
+    used.write_text("300000\n")
+    for text, in_memory in (("max\n", True), ("500000\n", True), ("400000\n", False)):
+        limit.write_text(text)
+        pixels = pixel_slots(10, 9000, folder=tmp_path)
+        assert isinstance(pixels, np.memmap) != in_memory
 
 
 @pytest.mark.slow

@@ -45,6 +45,10 @@ def test_what_is_given_goes_before_what_auto_chooses_and_the_defaults() -> None:
     assert (hyp["box"], hyp["lr0"], hyp["momentum"]) == (5.0, 0.001, 0.9)
     optimizer, hyp = resolve("SGD", {}, steps=100, classes=6)
     assert (optimizer, hyp["lr0"], hyp["momentum"]) == ("SGD", 0.01, 0.937)
+    assert hyp["warmup_bias_lr"] == 0.1
+    assert resolve("AdamW", {}, steps=100, classes=6)[1]["warmup_bias_lr"] == 0
+    given = {"warmup_bias_lr": 0.05}
+    assert resolve("AdamW", given, steps=100, classes=6)[1]["warmup_bias_lr"] == 0.05
 
 
 def test_a_learning_rate_beside_auto_is_refused() -> None:
@@ -54,7 +58,7 @@ def test_a_learning_rate_beside_auto_is_refused() -> None:
 
 def test_a_file_is_read_with_its_optimizer(tmp_path: Path) -> None:
     path = tmp_path / "hyp.yaml"
-    path.write_text("# evolved\noptimizer: SGD\nlr0: 0.02\nmixup: 0\n")
+    path.write_text("# evolved\noptimizer: SGD\nlr0: 2e-2\nmixup: 0\n")
     assert read_hyp(path) == Hyp({"lr0": 0.02, "mixup": 0.0}, "SGD")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from wafer.datasets.errors import TrainingError
+from wafer.datasets.errors import StorageError, TrainingError
 from wafer.detector.processes import run_child
 
 
@@ -50,6 +50,34 @@ def test_what_the_child_found_wrong_is_the_message(tmp_path: Path) -> None:
     with pytest.raises(TrainingError) as caught:
         run_child([sys.executable, str(path)])
     assert str(caught.value) == "two\nlines"
+
+
+def test_a_failing_disk_is_told_apart(tmp_path: Path) -> None:
+    path = script(
+        tmp_path,
+        """
+        from pathlib import Path
+        from wafer.detector.processes import child_process
+        with child_process():
+            print("no newline", end="")
+            Path("/proc/version").write_text("x")
+        """,
+    )
+    with pytest.raises(StorageError, match="Input/output error"):
+        run_child([sys.executable, str(path)])
+
+
+def test_lines_that_only_look_like_the_protocol_are_text(tmp_path: Path) -> None:
+    path = script(
+        tmp_path,
+        """
+        print("wafer-progress of the day")
+        print("wafer-fault {")
+        raise SystemExit(4)
+        """,
+    )
+    with pytest.raises(TrainingError, match="exit code 4"):
+        run_child([sys.executable, str(path)], progress=lambda *counts: None)
 
 
 def test_a_child_that_is_killed_is_told_with_its_last_lines(tmp_path: Path) -> None:

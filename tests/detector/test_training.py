@@ -295,6 +295,8 @@ def test_training_uses_no_network_and_writes_only_into_the_workspace_and_the_cac
         ({"epochs": 0}, "--epochs must be at least 1"),
         ({"batch": 0}, "--batch must be at least 1"),
         ({"imgsz": 100}, "--imgsz must be a multiple of 32"),
+        ({"seed": -1}, "--seed must be from 0 to"),
+        ({"patience": -1}, "--patience must not be negative"),
         ({"freeze": 25}, "--freeze must be from 0 to 24"),
         ({"max_backgrounds": -1}, "--max-backgrounds must not be negative"),
         ({"img_weights_mode": "inverse"}, "--img-weights-mode must be one of"),

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from wafer.datasets.errors import TrainingError
+from wafer.datasets.errors import StorageError, TrainingError
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
 from wafer.detector.evolve.evolving import View, evolve_detector
@@ -109,7 +110,8 @@ def test_the_winner_becomes_the_newest_run_of_the_workspace(
     assert done.folder == workspace.root / "runs" / "evolve" / "yolov5n-001"
     assert done.run == workspace.runs / "yolov5n-001"
     record = json.loads((done.run / "run.json").read_text())
-    assert record["origin"] == "yolov5n-001, trial 3"
+    assert record["origin"].startswith("yolov5n-001, begun 20")
+    assert record["origin"].endswith(", trial 3")
     newest = newest_finished_run(workspace.runs)
     assert newest is not None
     assert newest.folder == done.run
@@ -210,6 +212,69 @@ def test_a_finished_evolution_is_not_gone_on_with_and_one_without_its_run_is(
     assert first.run == workspace.runs / "yolov5n-001"
     second = evolve_detector(workspace, trainings=2, **SMALL)
     assert (second.folder.name, second.run.name) == ("yolov5n-002", "yolov5n-002")
+
+
+def test_a_full_disk_ends_the_command_and_leaves_the_trial_open(
+    workspace: Workspace, made_up: Callable[[MadeUp], list[int]]
+) -> None:
+    def full(trial: Trial) -> float:
+        if trial.number == 1:
+            raise StorageError("no space left")
+        return rising(trial)
+
+    made_up(full)
+    with pytest.raises(StorageError, match="no space left"):
+        evolve_detector(workspace, trainings=3, **SMALL)
+    trained = made_up(rising)
+    evolve_detector(workspace, trainings=3, **SMALL)
+    assert trained == [1, 2]
+
+
+def test_outputs_that_a_kill_left_behind_the_verdict_are_written_again(
+    workspace: Workspace, made_up: Callable[[MadeUp], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up(lambda trial: 0.3 if trial.candidate == 0 else 0.4 - 0.2 * (trial.stage == "confirm"))
+
+    def die(folder: Path, settings: Settings, trials: object, verdict: object) -> None:
+        if verdict is not None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("wafer.detector.evolve.evolving.write_outputs", die)
+        evolve_detector(workspace, trainings=4, **SMALL)
+    done = evolve_detector(workspace, trainings=4, **SMALL)
+    assert not done.verdict.adopted
+    text = (done.folder / "hyp_evolve.yaml").read_text()
+    assert f"# the defaults are kept: {done.verdict.reason}" in text
+    record = json.loads((done.folder / "run.json").read_text())["arguments"]
+    assert read_hyp(done.folder / "hyp_evolve.yaml").values == record["hyperparameters"]
+
+
+def test_an_evolution_in_a_folder_of_an_old_name_has_a_result_of_its_own(
+    workspace: Workspace, made_up: Callable[[MadeUp], list[int]]
+) -> None:
+    made_up(rising)
+    first = evolve_detector(workspace, trainings=2, **SMALL)
+    shutil.rmtree(first.folder)
+    second = evolve_detector(workspace, trainings=2, **SMALL)
+    assert second.folder == first.folder
+    assert [first.run.name, second.run.name] == ["yolov5n-001", "yolov5n-002"]
+
+
+def test_whoever_joins_stops_too_when_the_defaults_have_failed(
+    workspace: Workspace, made_up: Callable[[MadeUp], list[int]]
+) -> None:
+    folder = workspace.root / "runs" / "evolve" / "yolov5n-001"
+
+    def fail_elsewhere(trial: Trial) -> float:
+        with Journal.locked(folder) as journal:
+            journal.append("failed", trial=0, reason="no memory")
+        return 0.5
+
+    trained = made_up(lambda trial: 0.5 if trial.number == 0 else fail_elsewhere(trial))
+    with pytest.raises(TrainingError, match="fails with the defaults already: no memory"):
+        evolve_detector(workspace, trainings=4, **SMALL)
+    assert trained == [0, 1]
 
 
 def test_changed_data_stop_an_evolution_instead_of_failing_its_trials(

@@ -129,7 +129,8 @@ def test_a_learning_rate_moves_by_factors() -> None:
 
 def test_grey_images_and_adam_have_fewer_genes() -> None:
     assert META.keys() - genome_of(optimizer="SGD", colour=False).keys() == {"hsv_h", "hsv_s"}
-    assert META.keys() - genome_of(optimizer="AdamW", colour=True).keys() == {"warmup_bias_lr"}
+    adam = genome_of(optimizer="AdamW", colour=True)
+    assert META.keys() - adam.keys() == {"warmup_bias_lr", "warmup_momentum"}
 
 
 def test_parents_come_from_the_best_five_by_their_lead() -> None:

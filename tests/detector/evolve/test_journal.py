@@ -127,8 +127,28 @@ def test_the_claim_of_a_killed_process_of_this_machine_is_dead_at_once(tmp_path:
         time.sleep(0.05)
     assert is_alive(tmp_path)
     process.send_signal(signal.SIGKILL)
+    for _ in range(400):  # nobody has waited for it yet: a zombie
+        if not is_alive(tmp_path):
+            break
+        time.sleep(0.05)
+    assert not is_alive(tmp_path)
     process.wait()
     assert not is_alive(tmp_path)
+
+
+def test_the_claim_of_a_process_that_is_stopped_ends_with_its_heartbeat(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-P", "-c", HOLD, str(tmp_path)])
+    for _ in range(400):
+        if owner(tmp_path) is not None:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGSTOP)
+    assert is_alive(tmp_path)
+    long_ago = time.time() - STALE - 5
+    os.utime(tmp_path / "claim.json", (long_ago, long_ago))
+    assert not is_alive(tmp_path)
+    process.kill()
+    process.wait()
 
 
 def test_the_claim_of_another_machine_lives_as_long_as_its_heart_beats(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from wafer.datasets.synthetic.generate import generate_workspace
+from wafer.datasets.splitting import resplit
 from wafer.datasets.workspace import Workspace, open_workspace
 from wafer.detector.evaluating import evaluate_model
 from wafer.detector.evolve.genes import genome_of
@@ -67,9 +68,12 @@ def task(root: Path) -> Workspace:
     """Return the workspace, made where there is none."""
     if (root / "workspace" / "wafer.toml").is_file():
         return open_workspace(root / "workspace")
-    return generate_workspace(
-        root / "workspace", images=80, counts="balanced", size=128, difficulty="easy", seed=11
+    workspace = generate_workspace(
+        root / "workspace", images=150, counts="balanced", size=128, difficulty="easy", seed=11
     )
+    # As many images to validate and to test on as to train on: else chance decides everything.
+    resplit(workspace, train=1 / 3, val=1 / 3, test=1 / 3, seed=0)
+    return workspace
 
 
 def read(path: Path) -> list[dict[str, Any]]:

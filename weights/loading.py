@@ -89,11 +89,20 @@ def read_tensors(path: Path, *, expected: str | None = None) -> tuple[Tensors, d
         expected = None if known is None else known.sha256
     if expected is not None and digest != expected.lower():
         raise altered(path, digest=digest, expected=expected)
-    if data.startswith(TORCH_STARTS):
+    if data.startswith(TORCH_STARTS) and not _has_json_header(data):
         return _from_torch(data, path), {}, digest
     tensors, metadata = _from_safetensors(data, path)
     check_seal(metadata, tensors, path)
     return tensors, metadata, digest
+
+
+def _has_json_header(data: bytes) -> bool:
+    """Return whether a file is laid out as safetensors are: a length, then JSON.
+
+    One header in 32 is of a length whose first byte is that of a pickle.
+    """
+    length = int.from_bytes(data[:HEADER_LENGTH], "little")
+    return HEADER_LENGTH + length <= len(data) and data[HEADER_LENGTH : HEADER_LENGTH + 1] == b"{"
 
 
 def _from_safetensors(data: bytes, path: Path) -> tuple[Tensors, dict[str, str]]:

@@ -34,6 +34,16 @@ def test_safetensors_with_metadata(tmp_path: Path) -> None:
     assert metadata == {"licence": "AGPL-3.0"}
 
 
+def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(tmp_path: Path) -> None:
+    starts = set()
+    for length in range(300):
+        data = safetensors.torch.save(TENSORS, {"note": "x" * length})
+        starts.add(data[0])
+        (tmp_path / "x.safetensors").write_bytes(data)
+        assert same(load_tensors(tmp_path / "x.safetensors")[0], TENSORS)
+    assert 0x80 in starts  # the first byte of a pickle, and of one header in 32
+
+
 @pytest.mark.parametrize(
     "content",
     [TENSORS, {"model": TENSORS}, {"state_dict": TENSORS, "epoch": 3}],

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.splitting import resplit
+from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
 from wafer.detector.evaluating import evaluate_model
 from wafer.detector.evolve.genes import genome_of

@@ -67,6 +67,15 @@ def test_defaults_are_those_of_the_library(command: str, library: str) -> None:
     assert {name: ours[name] for name in shared} == {name: wanted[name].default for name in shared}
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace that no test writes to."""
+    root = tmp_path_factory.mktemp("small") / "w"
+    generate_workspace(root, images=56, counts="balanced", size=64, processes=1)
+    (root / "rect.yaml").write_text("mosaic: 1.0\nrect: true\n")
+    return root
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -83,19 +92,17 @@ def test_defaults_are_those_of_the_library(command: str, library: str) -> None:
 )
 def test_options_of_a_training_that_do_not_go_together_are_refused(
     runner: CliRunner,
-    tmp_path: Path,
+    small: Path,
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
     message: str,
 ) -> None:
-    generate_workspace(tmp_path / "w", images=56, counts="balanced", size=64, processes=1)
-    monkeypatch.chdir(tmp_path / "w")
-    (tmp_path / "w" / "rect.yaml").write_text("mosaic: 1.0\nrect: true\n")
+    monkeypatch.chdir(small)
     result = runner.invoke(app, ["train", *arguments])
     assert (result.exit_code, result.stdout) == (1, "")
     assert len(result.stderr.strip().splitlines()) == 1
     assert message in result.stderr
-    assert not (tmp_path / "w" / "runs").exists()
+    assert not (small / "runs").exists()
 
 
 def test_a_usage_error_is_exit_code_2(runner: CliRunner) -> None:

@@ -31,9 +31,8 @@ def pixel_slots(number: int, size: int, *, folder: Path) -> NDArray[np.uint8] | 
     """Return room for the pixels of ``number`` images of at most ``size`` bytes each.
 
     It is in memory where that takes less than half of what is free (several processes of one
-    training share that half), else on disk. The file has no
-    name, so that it is gone when the process is, however that ends; its space is reserved first,
-    so that a full disk is noticed here.
+    training share that half), else on disk. The file has no name, so that it is gone when the
+    process is, however that ends; its space is reserved first, so that a full disk is noticed here.
 
     Args:
         number: of images.

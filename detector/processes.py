@@ -7,7 +7,6 @@ is when the parent has ended, however it did.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import signal
@@ -21,8 +20,6 @@ from contextlib import contextmanager
 from wafer.datasets.errors import StorageError, TrainingError, WaferError
 
 __all__ = ["Progress", "child_process", "report_progress", "run_child"]
-
-log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, int, int], None]
 """Called after each batch with epoch, epochs, batch, batches; epoch and batch count from 1."""

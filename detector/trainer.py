@@ -90,7 +90,7 @@ class WaferTrainer(DetectionTrainer):  # type: ignore[misc]
     def _setup_train(self) -> None:
         """Set up; ultralytics names a GPU to torch even where there is none."""
         parallel = torch.nn.parallel.DistributedDataParallel
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and self.world_size > 1:
             torch.nn.parallel.DistributedDataParallel = _DataParallelOnCpu  # type: ignore[misc, assignment]
         try:
             super()._setup_train()

@@ -55,7 +55,7 @@ class TrainedRun:
 
 
 class TrainingArguments(TypedDict, total=False):
-    """What a training can be told; ``train_detector`` says what each means."""
+    """What a training can be told; ``prepare_training`` says what each means."""
 
     model: str
     weights: Path | Literal["none"] | None

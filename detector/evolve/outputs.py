@@ -21,13 +21,9 @@ from wafer.detector.evolve.records import Settings, TrialState, Verdict
 from wafer.detector.evolve.schedule import champion
 
 __all__ = [
-    "FIGURE",
-    "HYP",
-    "TABLE",
     "changed_genes",
     "evolve_figure",
     "hyp_text",
-    "table_text",
     "write_outputs",
 ]
 
@@ -87,7 +83,8 @@ def hyp_text(settings: Settings, best: TrialState, verdict: Verdict | None) -> s
     """Return a file of hyperparameters for ``wafer train --hyp``, with where it comes from."""
     outcome = "best so far, the evolution has not ended"
     if verdict is not None:
-        outcome = f"{'adopted' if verdict.adopted else 'the defaults are kept'}: {verdict.reason}"
+        reason = " ".join(verdict.reason.split())  # a failure may have said several lines
+        outcome = f"{'adopted' if verdict.adopted else 'the defaults are kept'}: {reason}"
     trial = best.trial
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in (best.metrics or {}).items())
     lines = [

@@ -250,6 +250,21 @@ def test_outputs_that_a_kill_left_behind_the_verdict_are_written_again(
     assert read_hyp(done.folder / "hyp_evolve.yaml").values == record["hyperparameters"]
 
 
+def test_a_reason_of_several_lines_leaves_a_file_that_can_be_read(
+    workspace: Workspace, made_up: Callable[[MadeUp], list[int]]
+) -> None:
+    def fails(trial: Trial) -> float:
+        if trial.number == 2:
+            raise TrainingError("two\nlines: of it")
+        return rising(trial)
+
+    made_up(fails)
+    done = evolve_detector(workspace, trainings=4, **SMALL)
+    assert (done.verdict.trial, done.verdict.adopted) == (3, False)
+    assert "# the defaults are kept:" in (done.folder / "hyp_evolve.yaml").read_text()
+    assert read_hyp(done.folder / "hyp_evolve.yaml").optimizer == "AdamW"
+
+
 def test_an_evolution_in_a_folder_of_an_old_name_has_a_result_of_its_own(
     workspace: Workspace, made_up: Callable[[MadeUp], list[int]]
 ) -> None:

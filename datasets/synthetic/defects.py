@@ -35,6 +35,8 @@ __all__ = ["DRAWN_CLASSES", "Patch", "draw_defect"]
 
 TAILS = 0.15
 LARGEST_EDIT = 1.6
+PATCHES = 0.25
+"""Share of the missing copper that is a patch across lines or pads and not a pit inside one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def _edit_reach(scene: Scene, metal: Bytes, via: Bytes, point: tuple[int, int]) 
 def _missing_copper(
     rng: np.random.Generator, scene: Scene, level: Field, side: float, boost: float
 ) -> Patch | None:
-    """Take copper out of a line or pad and look again; the pit is at most as deep as the rest."""
+    """Take copper out of a line or pad, or of all that lies in a patch, and look again."""
     centre = place_on_metal(rng, scene, side)
     if centre is None:
         return None
@@ -102,6 +104,8 @@ def _missing_copper(
     off = middle + uniform(rng, (-0.1, 0.1)) * width
     heart = (centre[0], off) if horizontal else (off, centre[1])
     radii = (along, across) if horizontal else (across, along)
+    if chance(rng, PATCHES):
+        heart, radii = centre, (side / 2, side / 2 * uniform(rng, (0.6, 1.0)))
     spot = spot_around(scene, heart, 1.6 * max(radii) + 3 * scene.process.shadow_length + 4)
     hole = blob(rng, spot, radii, 0.0, ragged=0.3, soft=uniform(rng, (1.5, 3.5)) * scene.unit)
     return _emptied(rng, scene, spot, hole)

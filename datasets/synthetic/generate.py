@@ -36,7 +36,7 @@ __all__ = ["generate_workspace"]
 
 log = logging.getLogger(__name__)
 
-GENERATOR = 1
+GENERATOR = 2
 """Raised whenever equal arguments no longer give equal images."""
 
 RECORD = "synth.json"
@@ -61,6 +61,7 @@ def generate_workspace(
     label_noise: float = 0.0,
     center_sigma: float | None = None,
     families: Sequence[str] | None = None,
+    tools: Sequence[str] | None = None,
     processes: int | None = None,
     progress: Progress | None = None,
     force: bool = False,
@@ -79,8 +80,10 @@ def generate_workspace(
         seed: any whole number; another seed gives other wafers.
         seed_fraction: share of each class with boxes in ``labels/``, at least one image.
         label_noise: share of training images with a wrong class; above 0, training boxes shake.
-        center_sigma: spread of the defect around the middle, in sides; None is even placing.
+        center_sigma: spread of the defect around the middle, in sides, 1 for as good as even
+            placing; None is that of the difficulty.
         families: layout families to draw from; None is all.
+        tools: models of review tools (optics and noise) to draw from; None is all.
         processes: number of processes; None takes one per processor.
         progress: called with (images done, images in all) after each image.
         force: replace an earlier synthetic workspace of other arguments.
@@ -99,9 +102,10 @@ def generate_workspace(
         seed=seed,
         center_sigma=center_sigma,
         families=families,
+        tools=tools,
     )
     labelling = {"seed_fraction": seed_fraction, "label_noise": label_noise}
-    if _claim(root, _record(numbers, specs[0], seed, families) | labelling, force=force):
+    if _claim(root, _record(numbers, specs[0], seed, families, tools) | labelling, force=force):
         return open_workspace(root)
     _render_missing(root, specs, processes, progress)
     samples = split_samples(_true_samples(root, specs), seed=seed)
@@ -112,7 +116,11 @@ def generate_workspace(
 
 
 def _record(
-    numbers: Mapping[str, int], spec: SampleSpec, seed: int, families: Sequence[str] | None
+    numbers: Mapping[str, int],
+    spec: SampleSpec,
+    seed: int,
+    families: Sequence[str] | None,
+    tools: Sequence[str] | None,
 ) -> dict[str, object]:
     """Return the arguments that decide about the images, as ``synth.json`` keeps them."""
     return {
@@ -123,6 +131,7 @@ def _record(
         "seed": seed,
         "center_sigma": spec.center_sigma,
         "families": None if families is None else sorted(set(families)),
+        "tools": None if tools is None else sorted(set(tools)),
     }
 
 

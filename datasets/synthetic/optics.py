@@ -21,7 +21,7 @@ from wafer.datasets.synthetic.fields import (
     uniform,
 )
 from wafer.datasets.synthetic.plan import SampleSpec
-from wafer.datasets.synthetic.recipes import RECIPES, REFERENCE_SIZE, Mode, Range
+from wafer.datasets.synthetic.recipes import RECIPES, REFERENCE_SIZE, TOOLS, Mode, Range
 from wafer.datasets.synthetic.scene import Window
 
 __all__ = ["Camera", "build_camera", "encode_jpeg", "expose", "padding", "project"]
@@ -66,9 +66,11 @@ class Camera:
 def build_camera(spec: SampleSpec) -> Camera:
     """Draw the camera of an image: the tool from its wafer, the exposure from the image."""
     tool, rng = generator(spec.wafer_seed, "tool"), generator(spec.seed, "camera")
+    model = TOOLS[spec.tool]
     unit = spec.size / REFERENCE_SIZE
-    lens = uniform(tool, LENS[spec.mode]) * uniform(rng, (0.9, 1.15))
-    noise = log_uniform(tool, RECIPES[spec.difficulty].noise) * uniform(rng, (0.85, 1.15))
+    lens = model.lens * uniform(tool, LENS[spec.mode]) * uniform(rng, (0.9, 1.15))
+    noise = model.noise * log_uniform(tool, RECIPES[spec.difficulty].noise)
+    noise *= uniform(rng, (0.85, 1.15))
     sem = spec.mode == "sem"
     return Camera(
         spec=spec,
@@ -79,7 +81,7 @@ def build_camera(spec: SampleSpec) -> Camera:
         gain=uniform(rng, GAIN),
         mean=uniform(rng, MEAN[spec.mode]),
         noise=noise,
-        row_noise=noise * uniform(rng, (0.1, 0.45)) if chance(tool, 0.5) else 0.0,
+        row_noise=noise * uniform(rng, (0.1, 0.45)) if chance(tool, model.rows) else 0.0,
         speckle=uniform(tool, SPECKLE) if spec.mode == "dark_field" else 0.0,
     )
 

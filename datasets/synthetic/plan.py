@@ -13,11 +13,14 @@ from wafer.datasets.errors import DataError, Fault
 from wafer.datasets.synthetic.recipes import (
     DIFFICULTIES,
     FAMILIES,
-    FAMILY_SHARES,
     MODE_SHARES,
+    RECIPES,
+    TOOL_SHARES,
+    TOOLS,
     Difficulty,
     Family,
     Mode,
+    Tool,
 )
 
 __all__ = ["PAPER_COUNTS", "SampleSpec", "class_counts", "plan_samples", "stream_seed"]
@@ -47,9 +50,10 @@ Key = TypeVar("Key", bound=str)
 class SampleSpec:
     """All that one image depends on; equal specifications give equal pixels.
 
-    ``group`` is the wafer: images of one wafer share mode, layout family and process, drawn from
-    ``wafer_seed``; everything else of the image is drawn from ``seed``. ``size`` is the side in
-    pixels, ``center_sigma`` the spread of the defect around the centre as a share of the side.
+    ``group`` is the wafer: images of one wafer share mode, layout family, tool and process, drawn
+    from ``wafer_seed``; everything else of the image is drawn from ``seed``. ``size`` is the side in
+    pixels, ``center_sigma`` the spread of the defect around the centre as a share of the side,
+    None for even placing.
     """
 
     name: str
@@ -59,6 +63,7 @@ class SampleSpec:
     wafer_seed: int
     family: Family
     mode: Mode
+    tool: Tool
     size: int = 680
     difficulty: Difficulty = "paper"
     center_sigma: float | None = None
@@ -102,18 +107,33 @@ def plan_samples(
     seed: int = 0,
     center_sigma: float | None = None,
     families: Sequence[str] | None = None,
+    tools: Sequence[str] | None = None,
 ) -> tuple[SampleSpec, ...]:
     """Return one specification per image, sorted by name.
 
-    Wafers get their mode and layout family blind to class, and every class is dealt round the
+    Wafers get their mode, layout family and tool blind to class, and every class is dealt round the
     wafers like cards, so that each wafer mixes classes and no class sits on one wafer.
 
+    Args:
+        counts: number of images per class.
+        size: side of the images in pixels.
+        difficulty: ``easy``, ``paper`` or ``hard``.
+        seed: of everything.
+        center_sigma: spread of the defect around the middle as a share of the side, 0 to 1, where
+            1 is as good as even; None is that of the difficulty.
+        families: layout families to draw from, None for all.
+        tools: models of review tools to draw from, None for all.
+
     Raises:
-        DataError: size, difficulty, centre spread or families outside their range.
+        DataError: size, difficulty, centre spread, families or tools outside their range.
     """
-    chosen = _check_settings(size, difficulty, center_sigma, families)
+    chosen = _check_settings(size, difficulty, center_sigma, families, tools)
     shuffler = random.Random(stream_seed(seed, "plan"))
-    wafers = _wafers(sum(counts.values()), chosen, seed, shuffler)
+    level = next(d for d in DIFFICULTIES if d == difficulty)
+    shares = {family: RECIPES[level].families[family] for family in chosen.families}
+    tool_shares = {tool: TOOL_SHARES[tool] for tool in chosen.tools}
+    spread = RECIPES[level].center if center_sigma is None else center_sigma
+    wafers = _wafers(sum(counts.values()), shares, tool_shares, seed, shuffler)
     specs = [
         SampleSpec(
             name=_name(seed, index),
@@ -123,9 +143,10 @@ def plan_samples(
             wafer_seed=wafer.seed,
             family=wafer.family,
             mode=wafer.mode,
+            tool=wafer.tool,
             size=size,
-            difficulty=next(d for d in DIFFICULTIES if d == difficulty),
-            center_sigma=center_sigma,
+            difficulty=level,
+            center_sigma=spread,
         )
         for index, (image_class, wafer) in enumerate(_deal(counts, wafers, shuffler))
     ]
@@ -138,22 +159,31 @@ class _Wafer:
     seed: int
     family: Family
     mode: Mode
+    tool: Tool
 
 
 def _wafers(
-    images: int, families: Sequence[Family], seed: int, shuffler: random.Random
+    images: int,
+    families: Mapping[Family, float],
+    tools: Mapping[Tool, float],
+    seed: int,
+    shuffler: random.Random,
 ) -> list[_Wafer]:
     number = max(LEAST_WAFERS, round(images / IMAGES_PER_WAFER))
-    family_list = _shuffled_shares({f: FAMILY_SHARES[f] for f in families}, number, shuffler)
+    family_list = _shuffled_shares(families, number, shuffler)
     mode_list = _shuffled_shares(MODE_SHARES, number, shuffler)
+    tool_list = _shuffled_shares(tools, number, shuffler)
     return [
         _Wafer(
             f"L{index // WAFERS_PER_LOT + 1:02d}W{index % WAFERS_PER_LOT + 1:02d}",
             stream_seed(seed, "wafer", index),
             family,
             mode,
+            tool,
         )
-        for index, (family, mode) in enumerate(zip(family_list, mode_list, strict=True))
+        for index, (family, mode, tool) in enumerate(
+            zip(family_list, mode_list, tool_list, strict=True)
+        )
     ]
 
 
@@ -256,9 +286,19 @@ def _check_images(images: int) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    families: tuple[Family, ...]
+    tools: tuple[Tool, ...]
+
+
 def _check_settings(
-    size: int, difficulty: str, center_sigma: float | None, families: Sequence[str] | None
-) -> tuple[Family, ...]:
+    size: int,
+    difficulty: str,
+    center_sigma: float | None,
+    families: Sequence[str] | None,
+    tools: Sequence[str] | None,
+) -> _Chosen:
     faults = []
     if not SIZES[0] <= size <= SIZES[1]:
         faults.append(_fault(f"size {size}", f"give {SIZES[0]} to {SIZES[1]} pixels"))
@@ -267,14 +307,20 @@ def _check_settings(
         faults.append(_fault(f"unknown difficulty {difficulty!r}", f"choose from {choice}"))
     if center_sigma is not None and not 0 <= center_sigma <= 1:
         faults.append(_fault(f"centre spread {center_sigma}", "give a share of the side, 0 to 1"))
-    chosen = tuple(f for f in FAMILIES if families is None or f in families)
-    unknown = sorted(set(families or ()) - set(FAMILIES))
-    if unknown or not chosen:
-        choice = ", ".join(FAMILIES)
-        faults.append(_fault(f"unknown families {unknown}", f"choose one or more of {choice}"))
+    faults += _unknown("families", families, FAMILIES) + _unknown("tools", tools, tuple(TOOLS))
     if faults:
         raise DataError(faults)
-    return chosen
+    return _Chosen(
+        tuple(family for family in FAMILIES if families is None or family in families),
+        tuple(tool for tool in TOOLS if tools is None or tool in tools),
+    )
+
+
+def _unknown(what: str, chosen: Sequence[str] | None, known: Sequence[str]) -> list[Fault]:
+    unknown = sorted(set(chosen or ()) - set(known))
+    if not unknown and (chosen is None or chosen):
+        return []
+    return [_fault(f"unknown {what} {unknown}", f"choose one or more of {', '.join(known)}")]
 
 
 def _fault(problem: str, remedy: str) -> Fault:

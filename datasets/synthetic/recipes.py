@@ -9,43 +9,79 @@ from typing import Literal, get_args
 __all__ = [
     "DIFFICULTIES",
     "FAMILIES",
-    "FAMILY_SHARES",
     "MODES",
     "MODE_SHARES",
     "RECIPES",
     "REFERENCE_SIZE",
+    "TOOLS",
+    "TOOL_SHARES",
     "Difficulty",
     "Family",
     "Mode",
     "Range",
     "Recipe",
+    "Tool",
+    "ToolModel",
 ]
 
 Difficulty = Literal["easy", "paper", "hard"]
 Family = Literal["lines", "routed", "vias", "pads", "fill"]
 Mode = Literal["sem", "bright_field", "dark_field"]
+Tool = Literal["sharp", "standard", "soft"]
 Range = tuple[float, float]
 
 DIFFICULTIES: tuple[Difficulty, ...] = get_args(Difficulty)
 FAMILIES: tuple[Family, ...] = get_args(Family)
 MODES: tuple[Mode, ...] = get_args(Mode)
-FAMILY_SHARES: Mapping[Family, float] = {
+VARIED: Mapping[Family, float] = {
     "lines": 0.28,
     "routed": 0.36,
     "vias": 0.14,
     "pads": 0.10,
     "fill": 0.12,
 }
+REGULAR: Mapping[Family, float] = {
+    "lines": 0.66,
+    "routed": 0.20,
+    "vias": 0.05,
+    "pads": 0.04,
+    "fill": 0.05,
+}
 MODE_SHARES: Mapping[Mode, float] = {"sem": 0.60, "bright_field": 0.30, "dark_field": 0.10}
+
+TOOL_SHARES: Mapping[Tool, float] = {"sharp": 0.4, "standard": 0.4, "soft": 0.2}
 
 REFERENCE_SIZE = 680
 """Side of the image in which all lengths of a recipe are given, pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolModel:
+    """How one model of review tool differs from the middle of all: factors of lens and noise.
+
+    ``rows`` is the probability that its rows have a noise of their own.
+    """
+
+    lens: float
+    noise: float
+    rows: float
+
+
+TOOLS: Mapping[Tool, ToolModel] = {
+    "sharp": ToolModel(lens=0.85, noise=1.12, rows=0.2),
+    "standard": ToolModel(lens=1.0, noise=1.0, rows=0.6),
+    "soft": ToolModel(lens=1.4, noise=0.8, rows=1.0),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """Ranges of one difficulty; lengths in pixels of a 680 px image, contrasts in grey levels."""
 
+    families: Mapping[Family, float]
+    """Share of the wafers that has each kind of layout."""
+    center: float | None
+    """Spread of the defect around the middle of the image, in sides; None is even placing."""
     pitch: Range
     """Distance from line to line; drawn log-uniformly per wafer."""
     material: Range
@@ -74,48 +110,54 @@ class Recipe:
 
 RECIPES: Mapping[Difficulty, Recipe] = {
     "easy": Recipe(
-        pitch=(52, 180),
-        material=(30, 62),
-        noise=(1.5, 3.5),
-        grain=(0.4, 3.0),
-        contrast=(20, 60),
-        stain=(0.26, 0.60),
-        depth=(5, 35),
+        families=REGULAR,
+        center=0.04,
+        pitch=(135, 220),
+        material=(34, 66),
+        noise=(1.2, 2.6),
+        grain=(0.4, 2.5),
+        contrast=(44, 95),
+        stain=(0.42, 0.70),
+        depth=(18, 45),
         sides={
-            "BEOL": (64, 165),
-            "small_residue": (54, 130),
-            "C_residue": (80, 220),
-            "small_missing_cu": (66, 170),
-            "particle": (54, 180),
-            "scratch": (140, 560),
+            "BEOL": (140, 300),
+            "small_residue": (115, 240),
+            "C_residue": (140, 350),
+            "small_missing_cu": (165, 330),
+            "particle": (145, 300),
+            "scratch": (280, 600),
         },
-        scratch_width=(5, 10),
-        rotation=(4, 8),
-        keystone=(0.08, 0.15),
-        bend=(0.05, 0.09),
+        scratch_width=(6, 11),
+        rotation=(5, 9),
+        keystone=(0.09, 0.15),
+        bend=(0.055, 0.09),
     ),
     "paper": Recipe(
-        pitch=(40, 150),
-        material=(21, 48),
-        noise=(2.4, 5.2),
-        grain=(0.4, 4.0),
-        contrast=(16, 46),
-        stain=(0.22, 0.52),
-        depth=(0, 18),
+        families=REGULAR,
+        center=0.04,
+        pitch=(105, 170),
+        material=(24, 50),
+        noise=(2.4, 5.0),
+        grain=(0.4, 3.5),
+        contrast=(25, 58),
+        stain=(0.30, 0.58),
+        depth=(8, 32),
         sides={
-            "BEOL": (50, 130),
-            "small_residue": (40, 105),
-            "C_residue": (50, 170),
-            "small_missing_cu": (52, 135),
-            "particle": (40, 150),
-            "scratch": (90, 420),
+            "BEOL": (120, 265),
+            "small_residue": (95, 210),
+            "C_residue": (115, 310),
+            "small_missing_cu": (140, 290),
+            "particle": (120, 265),
+            "scratch": (240, 560),
         },
-        scratch_width=(3, 8),
-        rotation=(3, 7),
-        keystone=(0.06, 0.13),
-        bend=(0.04, 0.07),
+        scratch_width=(4, 9),
+        rotation=(4, 8),
+        keystone=(0.07, 0.14),
+        bend=(0.045, 0.08),
     ),
     "hard": Recipe(
+        families=VARIED,
+        center=None,
         pitch=(22, 110),
         material=(22, 75),
         noise=(1.5, 7.5),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,11 @@ __all__ = ["Finding", "Rendering", "change_box", "render_sample"]
 SECOND = 0.12
 ATTEMPTS = 150
 PATIENCE = 20
+WIDEST = 2.0
+"""Half of the band in which the middle of a centred box lies, in standard deviations."""
+LEAST_SPREAD = 0.02
+SNAPPING = {"BEOL": 0.8, "small_missing_cu": 0.7}
+"""What snaps to the pattern is drawn closer to the middle, so that it ends as far away as others."""
 LEAST_CNR = 2.0
 LEAST_PIXELS = 12
 FLOOR, SHARE = 3.0, 0.35
@@ -134,16 +139,46 @@ def _instance(
     for attempt in range(ATTEMPTS):
         rng = generator(spec.seed, f"defect {instance} {attempt}")
         boost = 1.05 ** max(0, attempt - PATIENCE)
-        patch = draw_defect(rng, spec.image_class, view.scene, level, boost=boost)
+        scene = _placed(view.scene, instance, boost)
+        patch = draw_defect(rng, spec.image_class, scene, level, boost=boost)
         if patch is None:
             continue
         window, change = _seen(view, defective, patch)
         found = _finding(view, window, change)
-        if found is not None and not any(found.box.iou(other.box) for other in others):
+        if found is None or _off_centre(found.box, scene):
+            continue
+        if not any(found.box.iou(other.box) for other in others):
             level[patch.window] += patch.delta
             defective[window] += change
             return found
     return None
+
+
+def _placed(scene: Scene, instance: int, boost: float) -> Scene:
+    """Return the scene with the spread of this instance.
+
+    A second defect may lie anywhere, and one for which the middle holds no place goes further out.
+    """
+    sigma = scene.spec.center_sigma
+    if sigma is None:
+        return scene
+    spread = SNAPPING.get(scene.spec.image_class, 1.0) * sigma
+    if boost > 1:
+        spread = boost * max(spread, LEAST_SPREAD)
+    placed = None if instance else min(1.0, spread)
+    return replace(scene, spec=replace(scene.spec, center_sigma=placed))
+
+
+def _off_centre(box: Box, scene: Scene) -> bool:
+    """Return whether a box lies too far out for the spread of the centring.
+
+    An edit snaps to the lines of the pattern; without a limit its place would tell its class.
+    """
+    sigma, middle = scene.spec.center_sigma, scene.size / 2
+    if sigma is None:
+        return False
+    away = abs((box.xmin + box.xmax) / 2 - middle), abs((box.ymin + box.ymax) / 2 - middle)
+    return max(away) > max(LEAST_SPREAD, WIDEST * sigma) * scene.size
 
 
 def _seen(view: _View, defective: Field, patch: Patch) -> tuple[Window, Field]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtr, ndtri
 
 from wafer.datasets.synthetic.fields import Field, chance, smooth_field, uniform
 from wafer.datasets.synthetic.scene import Scene, Window
@@ -73,9 +74,9 @@ def place(
     """
     size = scene.size
     if scene.spec.center_sigma is not None:
-        spread = rng.normal(size / 2, scene.spec.center_sigma * size, 2)
-        near, far = np.clip(spread, 1, size - 2)
-        return float(near), float(far)
+        return _centred(rng, size, scene.spec.center_sigma), _centred(
+            rng, size, scene.spec.center_sigma
+        )
     room = [min(1.05 * r + 2, size / 2 - 1) for r in reach]
     centre = [uniform(rng, (r, size - 1 - r)) for r in room]
     if chance(rng, CUT):
@@ -83,6 +84,12 @@ def place(
         outside = uniform(rng, (-0.3, 0.6)) * min(reach[axis], size / 4)
         centre[axis] = outside if chance(rng, 0.5) else size - 1 - outside
     return centre[0], centre[1]
+
+
+def _centred(rng: np.random.Generator, size: int, sigma: float) -> float:
+    """Draw a coordinate around the middle, normal and cut off at the frame."""
+    end = ndtr((size / 2 - 2) / max(size * sigma, 1e-6))
+    return size / 2 + size * sigma * float(ndtri(uniform(rng, (1 - end, end))))
 
 
 def place_on_metal(

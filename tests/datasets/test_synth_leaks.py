@@ -132,5 +132,5 @@ def test_the_probes_find_a_leak(rows: list[Row], view: str) -> None:
     classes, groups = [row.image_class for row in rows], [row.group for row in rows]
     order = sorted(PAPER_COUNTS)
     steps = np.array([order.index(name) - 3.5 for name in classes])[:, None]
-    leaking = features + 0.33 * steps * features.std(axis=0)
+    leaking = features + 0.4 * steps * features.std(axis=0)
     assert _accuracy(leaking, classes, groups, _linear()) > _limit(8, len(rows)) + 0.05

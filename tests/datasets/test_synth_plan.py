@@ -88,6 +88,8 @@ def test_bad_counts_are_all_named(
         ({"center_sigma": float("nan")}, "centre spread nan"),
         ({"families": ["lines", "maze"]}, "'maze'"),
         ({"families": []}, "families"),
+        ({"tools": ["sharp", "blunt"]}, "'blunt'"),
+        ({"tools": []}, "tools"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, object], text: str) -> None:
@@ -110,7 +112,7 @@ def test_wafers_mix_classes_and_share_tool_and_layout() -> None:
     for members in wafers.values():
         assert 8 <= len(members) <= 10
         assert len({spec.image_class for spec in members}) >= 3
-        assert len({(spec.mode, spec.family, spec.wafer_seed) for spec in members}) == 1
+        assert len({(s.mode, s.family, s.tool, s.wafer_seed) for s in members}) == 1
     assert all(re.fullmatch(r"L\d\dW0[1-5]", group) for group in wafers)
 
 
@@ -120,8 +122,8 @@ def test_modes_have_their_shares() -> None:
     assert modes == {"sem": 540, "bright_field": 270, "dark_field": 90}
 
 
-@pytest.mark.parametrize("key", ["mode", "family"])
-def test_mode_and_family_are_blind_to_class(key: str) -> None:
+@pytest.mark.parametrize("key", ["mode", "family", "tool"])
+def test_mode_family_and_tool_are_blind_to_class(key: str) -> None:
     specs = plan_samples(class_counts("balanced", images=4000), seed=1)
     table: dict[str, Counter[str]] = defaultdict(Counter)
     for spec in specs:
@@ -155,3 +157,19 @@ def test_plan_follows_its_seed() -> None:
 def test_families_can_be_held_out() -> None:
     specs = plan_samples({"BEOL": 200}, families=["pads", "vias"])
     assert {spec.family for spec in specs} == {"pads", "vias"}
+
+
+def test_tools_can_be_held_out() -> None:
+    specs = plan_samples({"BEOL": 200}, tools=["sharp", "standard"])
+    assert {spec.tool for spec in specs} == {"sharp", "standard"}
+
+
+@pytest.mark.parametrize(
+    ("difficulty", "asked", "expected"),
+    [("paper", None, 0.04), ("easy", None, 0.04), ("hard", None, None), ("hard", 0.1, 0.1)],
+)
+def test_the_difficulty_says_how_well_defects_are_centred(
+    difficulty: str, asked: float | None, expected: float | None
+) -> None:
+    specs = plan_samples({"BEOL": 3}, difficulty=difficulty, center_sigma=asked)
+    assert {spec.center_sigma for spec in specs} == {expected}

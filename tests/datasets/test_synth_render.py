@@ -11,7 +11,7 @@ import pytest
 from wafer.datasets import Box
 from wafer.datasets.synthetic import PAPER_COUNTS, SampleSpec, plan_samples
 from wafer.datasets.synthetic.defects import DRAWN_CLASSES
-from wafer.datasets.synthetic.optics import encode_jpeg
+from wafer.datasets.synthetic.optics import build_camera, encode_jpeg
 from wafer.datasets.synthetic.recipes import DIFFICULTIES, FAMILIES, MODES
 from wafer.datasets.synthetic.render import Rendering, change_box, render_sample
 from wafer.datasets.synthetic.scene import Scene, build_scene
@@ -109,6 +109,47 @@ def test_centre_spread_puts_defects_in_the_middle() -> None:
     offsets = np.array([[b.xmin + b.xmax - 200, b.ymin + b.ymax - 200] for b in first]) / 400
     assert abs(offsets.mean()) < 0.02
     assert 0.035 < offsets.std() < 0.065
+
+
+@pytest.mark.parametrize("image_class", ["BEOL", "small_missing_cu"])
+def test_where_the_middle_holds_no_place_an_edit_goes_further_out(image_class: str) -> None:
+    # Exactly in the middle of many of these images there is no copper, or nothing to bridge.
+    specs = plan_samples({image_class: 40}, size=200, center_sigma=0.0, families=["pads", "fill"])
+    boxes = [render_sample(spec).boxes[0] for spec in specs]
+    offsets = np.array([[b.xmin + b.xmax - 200, b.ymin + b.ymax - 200] for b in boxes]) / 400
+    assert np.median(np.abs(offsets)) < 0.1
+
+
+def test_a_spread_of_one_is_as_good_as_even() -> None:
+    specs = plan_samples({"particle": 200}, size=128, center_sigma=1.0, seed=2)
+    boxes = [render_sample(spec).boxes[0] for spec in specs]
+    middles = np.array([[b.xmin + b.xmax, b.ymin + b.ymax] for b in boxes]).ravel() / 256
+    thirds = np.histogram(middles, bins=3, range=(0, 1))[0] / len(middles)
+    np.testing.assert_allclose(thirds, 1 / 3, atol=0.07)
+
+
+def test_a_second_defect_lies_anywhere() -> None:
+    specs = plan_samples({"particle": 300}, size=128, seed=4)
+    pairs = [b for b in (render_sample(spec).boxes for spec in specs) if len(b) == 2]
+    away = [abs(second.xmin + second.xmax - 128) / 256 for _, second in pairs]
+    assert len(away) > 15
+    assert max(away) > 0.25
+
+
+def test_tools_differ_in_sharpness_and_noise() -> None:
+    cameras = {
+        tool: [
+            build_camera(spec)
+            for spec in plan_samples({"no_defect": 200}, tools=[tool], seed=3)
+            if spec.mode == "sem"
+        ]
+        for tool in ("sharp", "standard", "soft")
+    }
+    lens = {tool: np.mean([camera.lens for camera in found]) for tool, found in cameras.items()}
+    noise = {tool: np.mean([camera.noise for camera in found]) for tool, found in cameras.items()}
+    assert lens["sharp"] / lens["standard"] == pytest.approx(0.85, rel=0.02)
+    assert lens["soft"] / lens["standard"] == pytest.approx(1.4, rel=0.02)
+    assert noise["soft"] < noise["standard"] < noise["sharp"]
 
 
 def test_deviation_is_the_whole_frame_and_no_defect_is_empty() -> None:

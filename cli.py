@@ -233,6 +233,46 @@ def split(
 
 
 @app.command()
+def seed(
+    number: Annotated[int, typer.Argument(metavar="N", help="How many images.")],
+    strategy: Annotated[
+        Literal["kcenter", "random"] | None,
+        typer.Option(
+            help="kcenter, the default, takes images unlike each other; random is for comparison."
+        ),
+    ] = None,
+    split: Annotated[
+        Literal["train", "val", "test"], typer.Option(help="val and test are drawn at random.")
+    ] = "train",
+    random_seed: Annotated[int, typer.Option("--seed", help="Decides every random choice.")] = 0,
+    device: Device = "auto",
+    workspace: Where = None,
+) -> None:
+    """Choose the images that a person should draw first: all classes, rare ones first, no likes.
+
+    Writes the list seed.csv, in the order of drawing, and a picture of it. A larger N begins with
+    the same images.
+    """
+    from wafer.labelling.seeding import choose_seed, write_seed
+
+    found = _workspace(workspace)
+    with _bar("looking") as progress:
+        choice = choose_seed(
+            found,
+            number,
+            strategy=strategy,
+            split=split,
+            seed=random_seed,
+            device=device,
+            progress=progress,
+        )
+    _notes(choice.notes)
+    table, sheet = write_seed(found, choice)
+    _note(f"{len(choice.samples)} images; a picture of them: {sheet}")
+    typer.echo(table)
+
+
+@app.command()
 def train(
     model: Annotated[
         Literal["yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x"],

@@ -47,6 +47,8 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+labels_app = typer.Typer(no_args_is_help=True, help="Take in boxes that people drew elsewhere.")
+app.add_typer(labels_app, name="labels")
 weights_app = typer.Typer(no_args_is_help=True, help="List, verify and import model files.")
 app.add_typer(weights_app, name="weights")
 
@@ -245,6 +247,12 @@ def seed(
         Literal["train", "val", "test"], typer.Option(help="val and test are drawn at random.")
     ] = "train",
     random_seed: Annotated[int, typer.Option("--seed", help="Decides every random choice.")] = 0,
+    to: Annotated[
+        Literal["labelstudio"] | None, typer.Option(help="Also write tasks for Label Studio.")
+    ] = None,
+    embed: Annotated[
+        bool, typer.Option("--embed", help="Put the images into the tasks themselves.")
+    ] = False,
     device: Device = "auto",
     workspace: Where = None,
 ) -> None:
@@ -253,8 +261,12 @@ def seed(
     Writes the list seed.csv, in the order of drawing, and a picture of it. A larger N begins with
     the same images.
     """
+    from wafer.datasets.errors import WaferError
+    from wafer.labelling.exchange.labelstudio import write_tasks
     from wafer.labelling.seeding import choose_seed, write_seed
 
+    if embed and to != "labelstudio":
+        raise WaferError("--embed goes with --to labelstudio")
     found = _workspace(workspace)
     with _bar("looking") as progress:
         choice = choose_seed(
@@ -270,6 +282,13 @@ def seed(
     table, sheet = write_seed(found, choice)
     _note(f"{len(choice.samples)} images; a picture of them: {sheet}")
     typer.echo(table)
+    if to == "labelstudio":
+        handed = write_tasks(
+            found, choice.samples, table.with_suffix(".labelstudio.json"), embed=embed
+        )
+        _notes(handed.notes)
+        _note(f"labelling config {handed.config}; then `wafer labels import EXPORT.json`")
+        typer.echo(handed.tasks)
 
 
 @app.command()
@@ -456,6 +475,30 @@ def classify(
     typer.echo(output)
     if done.errors:
         raise typer.Exit(1)
+
+
+@labels_app.command("import")
+def labels_import(
+    export: Annotated[Path, typer.Argument(help="JSON or JSON-MIN export of Label Studio.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace other boxes of a person, keeping a .bak-N.")
+    ] = False,
+    workspace: Where = None,
+) -> None:
+    """Write the boxes that people drew into labels/; at any fault nothing is written.
+
+    Boxes that a person drew before are never lost: where they differ, the image is named.
+    """
+    from wafer.labelling.importing import import_labels
+
+    found = _workspace(workspace)
+    taken = import_labels(found, export, force=force)
+    _notes(taken.notes)
+    _note(
+        f"{len(taken.written)} images written ({len(taken.replaced)} of them replaced), "
+        f"{len(taken.unchanged)} unchanged"
+    )
+    typer.echo(found.labels)
 
 
 @weights_app.command("list")

@@ -119,6 +119,8 @@ def test_a_usage_error_is_exit_code_2(runner: CliRunner) -> None:
         (["classify", "."], "no image in this folder"),
         (["split"], "wafer init"),
         (["seed", "20"], "wafer init"),
+        (["seed", "20", "--embed"], "--embed goes with --to labelstudio"),
+        (["labels", "import", "export.json"], "wafer init"),
         (["synth", "w", "--size", "10"], "size"),
         (["synth", "w", "--counts", "nothing=3"], "nothing"),
         (["init", "w", "--images", "nowhere"], "nowhere"),

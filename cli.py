@@ -248,11 +248,16 @@ def seed(
     ] = "train",
     random_seed: Annotated[int, typer.Option("--seed", help="Decides every random choice.")] = 0,
     to: Annotated[
-        Literal["labelstudio"] | None, typer.Option(help="Also write tasks for Label Studio.")
+        Literal["labelstudio", "roboflow"] | None,
+        typer.Option(help="Write tasks for Label Studio, or send the images to Roboflow."),
     ] = None,
     embed: Annotated[
-        bool, typer.Option("--embed", help="Put the images into the tasks themselves.")
+        bool, typer.Option("--embed", help="labelstudio: put the images into the tasks.")
     ] = False,
+    project: Annotated[
+        str | None, typer.Option(metavar="WORKSPACE/PROJECT", help="roboflow: where to.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="roboflow: send without asking.")] = False,
     device: Device = "auto",
     workspace: Where = None,
 ) -> None:
@@ -262,12 +267,14 @@ def seed(
     the same images.
     """
     from wafer.datasets.errors import WaferError
-    from wafer.labelling.exchange.labelstudio import write_tasks
     from wafer.labelling.seeding import choose_seed, write_seed
 
     if embed and to != "labelstudio":
         raise WaferError("--embed goes with --to labelstudio")
+    if (to == "roboflow") != (project is not None):
+        raise WaferError("--to roboflow and --project WORKSPACE/PROJECT go together")
     found = _workspace(workspace)
+    remote = None if project is None else _roboflow_project(project)
     with _bar("looking") as progress:
         choice = choose_seed(
             found,
@@ -283,12 +290,29 @@ def seed(
     _note(f"{len(choice.samples)} images; a picture of them: {sheet}")
     typer.echo(table)
     if to == "labelstudio":
-        handed = write_tasks(
-            found, choice.samples, table.with_suffix(".labelstudio.json"), embed=embed
-        )
+        from wafer.labelling.exchange.labelstudio import write_tasks
+
+        tasks = table.with_suffix(".labelstudio.json")
+        handed = write_tasks(found, choice.samples, tasks, embed=embed)
         _notes(handed.notes)
         _note(f"labelling config {handed.config}; then `wafer labels import EXPORT.json`")
         typer.echo(handed.tasks)
+    if remote is not None:
+        from wafer.labelling.exchange.roboflow.uploading import upload
+
+        batch = f"wafer-{table.stem}-{number}"
+        with _bar("sending") as progress:
+            sent = upload(
+                found,
+                choice.samples,
+                project=remote,
+                batch=batch,
+                confirm=lambda text: _agreed(text, yes),
+                progress=progress,
+            )
+        _notes(sent.notes)
+        _note(f"{sent.sent} images sent and read back, {sent.before} sent before; batch {batch}")
+        _note(f"then `wafer labels import roboflow:{remote.name}/VERSION`")
 
 
 @app.command()
@@ -479,7 +503,13 @@ def classify(
 
 @labels_app.command("import")
 def labels_import(
-    export: Annotated[Path, typer.Argument(help="JSON or JSON-MIN export of Label Studio.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A Label Studio export (JSON, JSON-MIN), a Roboflow export (ZIP), or "
+            "roboflow:WORKSPACE/PROJECT/VERSION."
+        ),
+    ],
     force: Annotated[
         bool, typer.Option("--force", help="Replace other boxes of a person, keeping a .bak-N.")
     ] = False,
@@ -492,7 +522,8 @@ def labels_import(
     from wafer.labelling.importing import import_labels
 
     found = _workspace(workspace)
-    taken = import_labels(found, export, force=force)
+    with _bar("fetching") as progress:
+        taken = import_labels(found, source, force=force, progress=progress)
     _notes(taken.notes)
     _note(
         f"{len(taken.written)} images written ({len(taken.replaced)} of them replaced), "
@@ -538,6 +569,25 @@ def _workspace(folder: Path | None) -> Any:
     from wafer.datasets.workspace import find_workspace, open_workspace
 
     return find_workspace() if folder is None else open_workspace(folder)
+
+
+def _roboflow_project(name: str) -> Any:
+    from wafer.labelling.exchange.roboflow.project import open_project
+
+    remote = open_project(name)
+    _note(f"note: {remote.described}")
+    return remote
+
+
+def _agreed(text: str, yes: bool) -> bool:
+    """Say what is about to be sent, and ask; no answer at all is a no."""
+    _note(text)
+    if yes:
+        return True
+    try:
+        return typer.confirm("Send it?", err=True)
+    except click.Abort:
+        return False
 
 
 def _first_weights(text: str | None) -> Path | Literal["none"] | None:

@@ -120,6 +120,8 @@ def test_a_usage_error_is_exit_code_2(runner: CliRunner) -> None:
         (["split"], "wafer init"),
         (["seed", "20"], "wafer init"),
         (["seed", "20", "--embed"], "--embed goes with --to labelstudio"),
+        (["seed", "20", "--to", "roboflow"], "--to roboflow and --project"),
+        (["seed", "20", "--to", "labelstudio", "--project", "a/b"], "--to roboflow and --project"),
         (["labels", "import", "export.json"], "wafer init"),
         (["synth", "w", "--size", "10"], "size"),
         (["synth", "w", "--counts", "nothing=3"], "nothing"),

@@ -471,7 +471,7 @@ def test_what_is_no_export_is_said(workspace: Workspace, text: str, problem: str
     path = workspace.root / "export.json"
     path.write_text(text)
     with pytest.raises(DataError) as caught:
-        import_labels(workspace, path)
+        import_labels(workspace, str(path))
     (fault,) = caught.value.faults
     assert problem in fault.problem
     assert fault.file == str(path)
@@ -536,7 +536,7 @@ def test_the_circle_closes(workspace: Workspace, shape: Shape) -> None:
     answers = [(BOX, OTHER), (), (OTHER,)]
     for number, (each, boxes) in enumerate(zip(tasks, answers, strict=True)):
         each |= {"id": number, "annotations": [annotation(*(region(b) for b in boxes))]}
-    taken = import_labels(workspace, saved(workspace.root, shape(tasks)))
+    taken = import_labels(workspace, str(saved(workspace.root, shape(tasks))))
     assert [d.image for d in taken.written] == ["b ü.png", "lot1/a.png", "lot2/a.png"]
     read_back = {s.image: s.annotations for s in workspace.samples()}
     for sample, boxes in zip(SAMPLES, answers, strict=False):
@@ -552,7 +552,7 @@ def test_the_circle_closes(workspace: Workspace, shape: Shape) -> None:
     assert taken.notes == (
         "no box on 1 image (lot2/a.png) though the class says there is a defect",
     )
-    again = import_labels(workspace, saved(workspace.root, shape(tasks)))
+    again = import_labels(workspace, str(saved(workspace.root, shape(tasks))))
     assert (len(again.written), len(again.unchanged)) == (0, 3)
 
 
@@ -566,14 +566,14 @@ def test_what_a_person_drew_otherwise_is_named_and_kept(workspace: Workspace) ->
     tasks = [task(image, annotation(region(BOX))) for image in ("lot1/a.png", "e.png", "b ü.png")]
     path = saved(workspace.root, tasks)
     with pytest.raises(DataError) as caught:
-        import_labels(workspace, path)
+        import_labels(workspace, str(path))
     assert [fault.problem for fault in caught.value.faults] == [
         f"1 box of e.png, where {second} has other boxes",
         f"1 box of lot1/a.png, where {label} has other boxes",
     ]
     assert (label.read_bytes(), second.read_bytes()) == (before, b"")
     assert not workspace.label_path("b ü.png").exists()
-    taken = import_labels(workspace, path, force=True)
+    taken = import_labels(workspace, str(path), force=True)
     assert taken.replaced == ("e.png", "lot1/a.png")
     assert label.with_name("a.txt.bak-1").read_bytes() == before
     assert second.with_name("e.txt.bak-1").read_bytes() == b""
@@ -588,7 +588,7 @@ def test_the_same_boxes_in_another_order_and_rounding_are_no_conflict(
     label.write_text("0 0.7 0.6 0.4 0.8\n0 0.2503 0.3 0.3 0.4\n")
     before = label.read_bytes()
     tasks = [task("lot1/a.png", annotation(region(BOX), region(OTHER)))]
-    taken = import_labels(workspace, saved(workspace.root, tasks))
+    taken = import_labels(workspace, str(saved(workspace.root, tasks)))
     assert len(taken.unchanged) == 1
     assert label.read_bytes() == before
 
@@ -596,15 +596,15 @@ def test_the_same_boxes_in_another_order_and_rounding_are_no_conflict(
 def test_boxes_on_a_background_are_a_fault_and_none_confirm_it(workspace: Workspace) -> None:
     path = saved(workspace.root, [task("c.png", annotation(region(BOX)))])
     with pytest.raises(DataError, match=r"1 box on c\.png, whose class is clean"):
-        import_labels(workspace, path)
-    taken = import_labels(workspace, saved(workspace.root, [task("c.png", annotation())]))
+        import_labels(workspace, str(path))
+    taken = import_labels(workspace, str(saved(workspace.root, [task("c.png", annotation())])))
     assert [d.image for d in taken.unchanged] == ["c.png"]
     assert {s.image: s.annotations for s in workspace.samples()}["c.png"] == ()
 
 
 def test_a_whole_image_class_keeps_its_full_frame(workspace: Workspace) -> None:
     tasks = [task("dev.png", annotation(region(BOX, "deviation"), region(OTHER)))]
-    import_labels(workspace, saved(workspace.root, tasks))
+    import_labels(workspace, str(saved(workspace.root, tasks)))
     found = {s.image: s.annotations for s in workspace.samples()}["dev.png"]
     assert found is not None
     assert [(a.class_name, a.box.corners) for a in found] == [
@@ -615,15 +615,15 @@ def test_a_whole_image_class_keeps_its_full_frame(workspace: Workspace) -> None:
 
 def test_boxes_of_another_class_are_taken_and_named(workspace: Workspace) -> None:
     tasks = [task("lot2/a.png", annotation(region(BOX)))]
-    taken = import_labels(workspace, saved(workspace.root, tasks))
+    taken = import_labels(workspace, str(saved(workspace.root, tasks)))
     assert taken.notes == ("boxes of another class than the image's on 1 image (lot2/a.png)",)
 
 
 def test_only_a_file_that_can_be_an_export_is_read(workspace: Workspace) -> None:
     with pytest.raises(WaferError, match="no such file"):
-        import_labels(workspace, workspace.root / "gone.json")
+        import_labels(workspace, str(workspace.root / "gone.json"))
     with pytest.raises(WaferError, match="not an export that is known"):
-        import_labels(workspace, workspace.root / "wafer.toml")
+        import_labels(workspace, str(workspace.root / "wafer.toml"))
 
 
 def test_drawings_are_taken_in_at_once_or_not_at_all(workspace: Workspace) -> None:

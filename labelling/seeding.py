@@ -33,7 +33,8 @@ SHOWN = 5
 class SeedChoice:
     """The chosen images in the order in which they should be drawn, and notes for the user.
 
-    Whoever stops after k of them has the best k: a smaller choice is the beginning of a larger.
+    Whoever stops after k of them has the best k: a smaller choice is the beginning of a larger,
+    and once the first are drawn, the next choice goes on with the others.
     """
 
     samples: tuple[Sample, ...]
@@ -142,12 +143,12 @@ def _take_turns(
 
 
 class _Random:
-    """Images of each class in a shuffled order that does not depend on other classes."""
+    """Images of each class by a number that each draws for itself, whatever others there are."""
 
     def __init__(self, samples: Sequence[Sample], seed: int) -> None:
         self._waiting = _by_class(samples)
-        for name, members in self._waiting.items():
-            random.Random(f"{seed} {name or ''}").shuffle(members)
+        for members in self._waiting.values():
+            members.sort(key=lambda sample: random.Random(f"{seed} {sample.image}").random())
 
     @property
     def classes(self) -> tuple[str | None, ...]:
@@ -264,7 +265,9 @@ def _class_notes(
 def _short_notes(chosen: Sequence[Sample], number: int) -> list[str]:
     if len(chosen) == number:
         return []
-    return [f"only {len(chosen)} images: all others are drawn, look like one of these, or failed"]
+    return [
+        f"only {len(chosen)} images: all others are drawn, look like one of these, or are damaged"
+    ]
 
 
 def _measuring_notes(samples: Sequence[Sample], classes: ClassTable, split: Drawable) -> list[str]:

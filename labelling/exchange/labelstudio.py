@@ -23,6 +23,7 @@ from wafer.datasets.errors import DataError, Fault, ImageError
 from wafer.datasets.files import write_text
 from wafer.datasets.image_names import ImageNames
 from wafer.datasets.images import is_plain
+from wafer.datasets.keeping import keep_copy
 from wafer.datasets.records import Annotation, Box, Sample, Source
 from wafer.datasets.workspace import Workspace
 from wafer.labelling.exchange.drawings import Drawing, agree
@@ -80,6 +81,8 @@ def write_tasks(
 ) -> Handed:
     """Write images as tasks, and beside them ``labelstudio.xml``, the labelling config.
 
+    A config of other content is kept as ``.bak-N``.
+
     An image is a URL of Label Studio's local file serving, whose document root is the folder
     above the image folder. Images that a browser shows otherwise than they are read here (TIFF, 16
     bit, turned by a tag) are embedded as PNG. Boxes of a model become predictions, never
@@ -110,8 +113,10 @@ def write_tasks(
             faults.append(Fault(file=error.path, problem=error.reason, remedy=remedy))
     if faults:
         raise DataError(faults)
-    config = tasks.with_name("labelstudio.xml")
-    write_text(config, labelling_config(workspace.classes))
+    config, text = tasks.with_name("labelstudio.xml"), labelling_config(workspace.classes)
+    if config.is_file() and config.read_bytes() != text.encode("utf-8"):
+        keep_copy(config)
+    write_text(config, text)
     write_text(tasks, json.dumps(rows, ensure_ascii=False, indent=1))
     return Handed(tasks, config, _serving_notes(workspace, len(rows), converted))
 

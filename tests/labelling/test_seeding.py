@@ -55,22 +55,29 @@ pools = st.lists(
 
 @settings(deadline=None)
 @given(pool=pools, drawn=st.integers(0, 5), number=st.integers(1, 45), seed=st.integers(0, 9))
-def test_classes_take_turns_and_a_smaller_choice_begins_a_larger(
+def test_classes_take_turns_and_a_choice_goes_on_where_another_ended(
     pool: list[tuple[str | None, str | None]], drawn: int, number: int, seed: int
 ) -> None:
     samples = [Sample(f"{i:02}.png", name, None, group) for i, (name, group) in enumerate(pool)]
     old, new = samples[:drawn], samples[drawn:]
     features = np.random.default_rng(seed).normal(size=(len(samples), 4))
     looks = looks_of([s.image for s in samples], features)
-    for make in (
-        lambda: kcenter_order(new, old, looks=looks),
-        lambda: random_order(new, seed=seed),
-    ):
-        chosen = taken(make(), number, new, old)
+
+    def kcenter(new: list[Sample], old: list[Sample]) -> object:
+        return kcenter_order(new, old, looks=looks)
+
+    def by_chance(new: list[Sample], old: list[Sample]) -> object:
+        return random_order(new, seed=seed)
+
+    for make in (kcenter, by_chance):
+        chosen = taken(make(new, old), number, new, old)
         assert len(chosen) == min(number, len(new))
         assert len({s.image for s in chosen}) == len(chosen)
         assert {s.image for s in chosen} <= {s.image for s in new}
-        assert taken(make(), number + 3, new, old)[: len(chosen)] == chosen
+        assert taken(make(new, old), number + 3, new, old)[: len(chosen)] == chosen
+        first = chosen[: number // 2]  # these are drawn; then the others come, as before
+        rest, have = [s for s in new if s not in first], [*old, *first]
+        assert [*first, *taken(make(rest, have), number - len(first), rest, have)] == chosen
         counts = Counter(s.image_class for s in (*old, *chosen))
         left = Counter(s.image_class for s in new) - Counter(s.image_class for s in chosen)
         got = Counter(s.image_class for s in chosen)

@@ -40,6 +40,8 @@ class Limits:
     """Entries, folders included."""
     total: int = 20 << 30
     """Bytes of all files unpacked."""
+    largest: int = 256 << 20
+    """Bytes of one file unpacked: some are read as a whole."""
     ratio: int = 100
     """Bytes unpacked for one byte packed, of any file above a megabyte and of the whole."""
 
@@ -136,6 +138,8 @@ def _problem(entry: zipfile.ZipInfo, limits: Limits) -> str | None:
         return "encrypted"
     if entry.compress_type not in METHODS:
         return "packed by an unusual method"
+    if entry.file_size > limits.largest:
+        return f"{entry.file_size:,} bytes, more than the limit {limits.largest:,}"
     if entry.file_size > max(CHUNK, limits.ratio * entry.compress_size):
         return f"packed more than {limits.ratio} to 1"
     return None

@@ -167,7 +167,7 @@ class _Post:
         if parcel.boxes:
             saved = self._annotate(parcel, remote, name)
             if saved.get("warn") == ANNOTATED:
-                return "were annotated there already and stay as they are"
+                return "have boxes there already and stay as they are"
         self._read_back(image, remote, len(parcel.boxes))
         return special
 

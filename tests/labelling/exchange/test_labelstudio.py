@@ -246,6 +246,17 @@ def test_embedded_images_are_the_files_own_bytes_where_they_can_be(workspace: Wo
     assert handed.notes == ()
 
 
+def test_a_config_that_somebody_changed_is_kept(workspace: Workspace) -> None:
+    tasks = workspace.root / "t.json"
+    handed = write_tasks(workspace, SAMPLES[:1], tasks)
+    write_tasks(workspace, SAMPLES[:1], tasks)
+    assert not list(workspace.root.glob("labelstudio.xml.bak-*"))
+    handed.config.write_text("<View/>")
+    write_tasks(workspace, SAMPLES[:1], tasks)
+    assert (workspace.root / "labelstudio.xml.bak-1").read_text() == "<View/>"
+    assert handed.config.read_text(encoding="utf-8") == labelling_config(CLASSES)
+
+
 def test_images_that_cannot_be_read_are_all_named_and_nothing_is_written(
     workspace: Workspace,
 ) -> None:

@@ -93,7 +93,7 @@ def test_ten_gigabytes_of_zeros_are_refused_unread(tmp_path: Path) -> None:
     path.write_bytes(data)
     problems = refused(path, tmp_path / "out", Limits(total=1 << 31))
     assert problems[0] == "4,294,967,294 bytes unpacked, more than the limit 2,147,483,648"
-    assert problems[1] == "zeros.txt: packed more than 100 to 1"
+    assert problems[1] == "zeros.txt: 4,294,967,294 bytes, more than the limit 268,435,456"
 
 
 def test_many_entries_are_refused(tmp_path: Path) -> None:

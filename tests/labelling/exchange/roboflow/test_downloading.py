@@ -165,6 +165,22 @@ def test_paths_of_a_data_yaml_are_never_followed(workspace: Workspace, exported:
     assert [d.image for d in drawings] == sorted(BOXES)
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (b"[" * 100_000, "cannot be read as JSON"),
+        (b'{"images": [], "annotations"', "not JSON"),
+        (b"\xff", "cannot be read as JSON"),
+        (b"[]", "not a COCO file"),
+    ],
+)
+def test_a_coco_file_that_cannot_be_read_is_said(
+    workspace: Workspace, exported: Any, text: bytes, problem: str
+) -> None:
+    exported.extra = {"train/_annotations.coco.json": text}
+    assert problem in problems(workspace, exported.coco(BOXES))[0]
+
+
 def test_an_archive_of_something_else_is_said(workspace: Workspace) -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:

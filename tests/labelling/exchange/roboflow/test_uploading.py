@@ -135,7 +135,7 @@ def test_what_a_person_annotated_there_stays_as_it_is(
     (stored,) = remote.images.values()
     stored.annotated = True
     done = sent(workspace, remote, pauses, [replace(sample, annotations=BOXES)])
-    assert done.notes == ("1 images were annotated there already and stay as they are",)
+    assert done.notes == ("1 images have boxes there already and stay as they are",)
     assert stored.boxes == []
 
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Literal
 
 from wafer.datasets.classes import ClassTable
-from wafer.datasets.duplicates import DISTANCE
 from wafer.datasets.errors import ImageError, WaferError
 from wafer.datasets.keeping import keep_copy
 from wafer.datasets.labels_csv import write_labels
 from wafer.datasets.records import Sample
 from wafer.datasets.workspace import Workspace, trusted
-from wafer.labelling.looks import Looks, look_at
+from wafer.labelling.looks import look_at
+from wafer.labelling.orders import Order, kcenter_order, random_order
 from wafer.labelling.sheet import write_sheet
 
-__all__ = ["SeedChoice", "Strategy", "choose_seed", "kcenter_order", "random_order", "write_seed"]
+__all__ = ["SeedChoice", "Strategy", "choose_seed", "take_turns", "write_seed"]
 
 Strategy = Literal["kcenter", "random"]
 Drawable = Literal["train", "val", "test"]
@@ -98,7 +94,7 @@ def choose_seed(
             workspace, [s.image for s in (*waiting, *drawn)], device=device, progress=progress
         )
         order, unreadable = kcenter_order(waiting, drawn, looks=looks), looks.unreadable
-    chosen = _take_turns(number, order, have=Counter(s.image_class for s in drawn), among=ours)
+    chosen = take_turns(number, order, have=Counter(s.image_class for s in drawn), among=ours)
     notes = [
         *_unreadable_notes(unreadable),
         *_class_notes(chosen, waiting, drawn),
@@ -112,18 +108,7 @@ def _needs_boxes(sample: Sample, classes: ClassTable) -> bool:
     return sample.image_class is None or classes[sample.image_class].kind == "box"
 
 
-class Order(Protocol):
-    """Which image of a class comes next."""
-
-    @property
-    def classes(self) -> tuple[str | None, ...]:
-        """Return the classes that have images, None for those without a class."""
-
-    def next(self, name: str | None, /) -> Sample | None:
-        """Return the next image of a class, or None where there is no other."""
-
-
-def _take_turns(
+def take_turns(
     number: int, order: Order, *, have: Counter[str | None], among: Sequence[Sample]
 ) -> list[Sample]:
     """Return images of all classes in turn; ``have`` counts those that are drawn already."""
@@ -140,105 +125,6 @@ def _take_turns(
         counts[name] += 1
         chosen.append(sample)
     return chosen
-
-
-class _Random:
-    """Images of each class by a number that each draws for itself, whatever others there are."""
-
-    def __init__(self, samples: Sequence[Sample], seed: int) -> None:
-        self._waiting = _by_class(samples)
-        for members in self._waiting.values():
-            members.sort(key=lambda sample: random.Random(f"{seed} {sample.image}").random())
-
-    @property
-    def classes(self) -> tuple[str | None, ...]:
-        return tuple(self._waiting)
-
-    def next(self, name: str | None, /) -> Sample | None:
-        members = self._waiting[name]
-        return members.pop() if members else None
-
-
-def random_order(samples: Sequence[Sample], *, seed: int) -> Order:
-    """Return the images of each class in a random order, near-duplicates and groups regardless."""
-    return _Random(samples, seed)
-
-
-class _KCenter:
-    """Greedy k-center (Gonzalez 1985) within each class, over images that differ, by group."""
-
-    def __init__(self, samples: Sequence[Sample], drawn: Sequence[Sample], looks: Looks) -> None:
-        self._rows = {image: row for row, image in enumerate(looks.images)}
-        self._features = looks.features
-        self._signs = looks.hashes.astype(np.float32) * 2 - 1
-        self._waiting = _by_class([s for s in samples if s.image in self._rows])
-        self._nearest = np.full(len(looks.images), np.inf, np.float32)
-        self._blocked = np.zeros(len(looks.images), np.bool_)
-        self._groups: Counter[tuple[str | None, str]] = Counter()
-        for sample in drawn:
-            if sample.image in self._rows:
-                self._choose(sample)
-
-    @property
-    def classes(self) -> tuple[str | None, ...]:
-        return tuple(self._waiting)
-
-    def next(self, name: str | None, /) -> Sample | None:
-        free = [s for s in self._waiting[name] if not self._blocked[self._rows[s.image]]]
-        self._waiting[name] = free
-        if not free:
-            return None
-        fewest = min(self._groups[_group(s)] for s in free)
-        eligible = [s for s in free if self._groups[_group(s)] == fewest]
-        rows = np.array([self._rows[s.image] for s in eligible])
-        far = self._nearest[rows]
-        best = int(far.argmax()) if np.isfinite(far).all() else self._middle(rows)
-        self._choose(eligible[best])
-        return eligible[best]
-
-    def _middle(self, rows: NDArray[np.int64]) -> int:
-        """Return the position of the row nearest to the mean, the first image of a class."""
-        features = self._features[rows]
-        return int(np.square(features - features.mean(axis=0)).sum(axis=1).argmin())
-
-    def _choose(self, sample: Sample) -> None:
-        row = self._rows[sample.image]
-        self._groups[_group(sample)] += 1
-        # The product counts equal bits minus differing ones.
-        bits = self._signs.shape[1]
-        self._blocked |= self._signs @ self._signs[row] >= bits - 2 * DISTANCE
-        members = self._waiting.get(sample.image_class, [])
-        rows = np.array([self._rows[s.image] for s in members], np.int64)
-        away = np.square(self._features[rows] - self._features[row]).sum(axis=1)
-        self._nearest[rows] = np.minimum(self._nearest[rows], away)
-
-
-def kcenter_order(samples: Sequence[Sample], drawn: Sequence[Sample], *, looks: Looks) -> Order:
-    """Return the images of each class so that each is as unlike all earlier ones as can be.
-
-    The first of a class is the one nearest to the mean of its features, where none is drawn. An
-    image is left out once a near-duplicate of it (`wafer.datasets.duplicates`) is drawn or chosen.
-    Before that the groups count: of the images whose group has been taken least often for this
-    class, the one farthest from all others is taken.
-
-    Args:
-        samples: images to choose from; those that ``looks`` has not are left out.
-        drawn: images that are drawn already and need no likes.
-        looks: of both.
-    """
-    return _KCenter(samples, drawn, looks)
-
-
-def _by_class(samples: Sequence[Sample]) -> dict[str | None, list[Sample]]:
-    found: dict[str | None, list[Sample]] = {}
-    for sample in sorted(samples, key=lambda s: s.image):
-        found.setdefault(sample.image_class, []).append(sample)
-    return found
-
-
-def _group(sample: Sample) -> tuple[str | None, str]:
-    """Return the class and the group; an image without a group is one of its own."""
-    return sample.image_class, f"group {sample.group}" if sample.group else f"image {sample.image}"
 
 
 def _unreadable_notes(unreadable: Sequence[ImageError]) -> list[str]:

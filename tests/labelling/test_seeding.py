@@ -15,13 +15,8 @@ from wafer.datasets.errors import WaferError
 from wafer.datasets.records import Annotation, Box, Sample
 from wafer.datasets.workspace import Workspace, create_workspace
 from wafer.labelling.looks import Looks
-from wafer.labelling.seeding import (
-    _take_turns,
-    choose_seed,
-    kcenter_order,
-    random_order,
-    write_seed,
-)
+from wafer.labelling.orders import Order, kcenter_order, random_order
+from wafer.labelling.seeding import SeedChoice, choose_seed, take_turns, write_seed
 
 CLASSES = ClassTable(
     (
@@ -41,9 +36,9 @@ def looks_of(images: list[str], features: np.ndarray, hashes: np.ndarray | None 
     return Looks(tuple(images), np.asarray(features, np.float32), np.asarray(hashes, bool), ())
 
 
-def taken(order: object, number: int, among: list[Sample], drawn: list[Sample]) -> list[Sample]:
+def taken(order: Order, number: int, among: list[Sample], drawn: list[Sample]) -> list[Sample]:
     have = Counter(s.image_class for s in drawn)
-    return _take_turns(number, order, have=have, among=[*among, *drawn])  # type: ignore[arg-type]
+    return take_turns(number, order, have=have, among=[*among, *drawn])
 
 
 pools = st.lists(
@@ -63,10 +58,10 @@ def test_classes_take_turns_and_a_choice_goes_on_where_another_ended(
     features = np.random.default_rng(seed).normal(size=(len(samples), 4))
     looks = looks_of([s.image for s in samples], features)
 
-    def kcenter(new: list[Sample], old: list[Sample]) -> object:
+    def kcenter(new: list[Sample], old: list[Sample]) -> Order:
         return kcenter_order(new, old, looks=looks)
 
-    def by_chance(new: list[Sample], old: list[Sample]) -> object:
+    def by_chance(new: list[Sample], old: list[Sample]) -> Order:
         return random_order(new, seed=seed)
 
     for make in (kcenter, by_chance):
@@ -180,8 +175,8 @@ def test_only_undrawn_training_images_of_box_classes_are_chosen(tmp_path: Path) 
     assert any("1 of the 1 images of test" in note for note in choice.notes)
 
 
-def choice_counts(choice: object) -> dict[str | None, int]:
-    return dict(Counter(s.image_class for s in choice.samples))  # type: ignore[attr-defined]
+def choice_counts(choice: SeedChoice) -> dict[str | None, int]:
+    return dict(Counter(s.image_class for s in choice.samples))
 
 
 def test_the_same_call_gives_the_same_choice_from_memory_too(tmp_path: Path) -> None:

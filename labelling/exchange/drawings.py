@@ -106,10 +106,10 @@ def take_in(
     if faults:
         raise DataError(faults)
     for drawing in written:
-        label = workspace.label_path(drawing.image)
-        boxes = _ruled(workspace, samples[drawing.image], drawing, cache)
+        sample, label = samples[drawing.image], workspace.label_path(drawing.image)
+        boxes = _ruled(workspace, sample, drawing, cache)
         text = box_lines(boxes, classes=workspace.classes, size=cache.size(drawing.image))
-        if drawing.image in replaced:
+        if label.is_file() and not _impersonal(sample):  # also one that has come up meanwhile
             keep_copy(label)
         write_text(label, text)
     cache.save()

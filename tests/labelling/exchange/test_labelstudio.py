@@ -4,6 +4,11 @@ import base64
 import io
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -645,3 +650,24 @@ def test_drawings_are_taken_in_at_once_or_not_at_all(workspace: Workspace) -> No
     with pytest.raises(DataError):
         take_in(workspace, drawings, source="here")
     assert not workspace.label_path("lot1/a.png").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_import_goes_on_and_leaves_no_half_file(tmp_path: Path) -> None:
+    samples = tuple(Sample(f"{i:03}.png", "residue", None, None, "train") for i in range(300))
+    workspace = made(tmp_path, samples)
+    tasks = [task(sample.image, annotation(region(BOX), region(OTHER))) for sample in samples]
+    command = [Path(sys.executable).with_name("wafer"), "labels", "import"]
+    command.append(saved(tmp_path, tasks))
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    while len(list(workspace.labels.glob("*.txt"))) < 5:
+        assert process.poll() is None
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    there = list(workspace.labels.glob("*.txt"))
+    assert 5 <= len(there) < 300
+    assert {path.read_text().count("\n") for path in there} == {2}
+    taken = import_labels(workspace, str(tmp_path / "export.json"))
+    assert (len(taken.written), len(taken.unchanged)) == (300 - len(there), len(there))
+    assert len(list(workspace.labels.glob("*.txt"))) == 300

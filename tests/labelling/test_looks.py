@@ -23,7 +23,7 @@ from wafer.inference.preprocess import letterbox
 from wafer.labelling.looks import look_at
 from wafer.weights.manifest import shipped
 
-NUMBER = 240
+NUMBER = 96
 SCRIPT = """
 import sys
 from pathlib import Path

@@ -47,6 +47,8 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+labels_app = typer.Typer(no_args_is_help=True, help="Take in boxes that people drew elsewhere.")
+app.add_typer(labels_app, name="labels")
 weights_app = typer.Typer(no_args_is_help=True, help="List, verify and import model files.")
 app.add_typer(weights_app, name="weights")
 
@@ -230,6 +232,87 @@ def split(
         _note(f"the old table is kept as {done.kept.name}")
     for name in ("train", "val", "test", "unused"):
         typer.echo(f"{name} {sum(sample.split == name for sample in done.samples)}")
+
+
+@app.command()
+def seed(
+    number: Annotated[int, typer.Argument(metavar="N", help="How many images.")],
+    strategy: Annotated[
+        Literal["kcenter", "random"] | None,
+        typer.Option(
+            help="kcenter, the default, takes images unlike each other; random is for comparison."
+        ),
+    ] = None,
+    split: Annotated[
+        Literal["train", "val", "test"], typer.Option(help="val and test are drawn at random.")
+    ] = "train",
+    random_seed: Annotated[int, typer.Option("--seed", help="Decides every random choice.")] = 0,
+    to: Annotated[
+        Literal["labelstudio", "roboflow"] | None,
+        typer.Option(help="Write tasks for Label Studio, or send the images to Roboflow."),
+    ] = None,
+    embed: Annotated[
+        bool, typer.Option("--embed", help="labelstudio: put the images into the tasks.")
+    ] = False,
+    project: Annotated[
+        str | None, typer.Option(metavar="WORKSPACE/PROJECT", help="roboflow: where to.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="roboflow: send without asking.")] = False,
+    device: Device = "auto",
+    workspace: Where = None,
+) -> None:
+    """Choose the images that a person should draw first: all classes, rare ones first, no likes.
+
+    Writes the list seed.csv, in the order of drawing, and a picture of it. A larger N begins with
+    the same images.
+    """
+    from wafer.datasets.errors import WaferError
+    from wafer.labelling.seeding import choose_seed, write_seed
+
+    if embed and to != "labelstudio":
+        raise WaferError("--embed goes with --to labelstudio")
+    if (to == "roboflow") != (project is not None):
+        raise WaferError("--to roboflow and --project WORKSPACE/PROJECT go together")
+    found = _workspace(workspace)
+    remote = None if project is None else _roboflow_project(project)
+    with _bar("looking") as progress:
+        choice = choose_seed(
+            found,
+            number,
+            strategy=strategy,
+            split=split,
+            seed=random_seed,
+            device=device,
+            progress=progress,
+        )
+    _notes(choice.notes)
+    table, sheet = write_seed(found, choice)
+    _note(f"{len(choice.samples)} images; a picture of them: {sheet}")
+    typer.echo(table)
+    if to == "labelstudio":
+        from wafer.labelling.exchange.labelstudio import write_tasks
+
+        tasks = table.with_suffix(".labelstudio.json")
+        handed = write_tasks(found, choice.samples, tasks, embed=embed)
+        _notes(handed.notes)
+        _note(f"labelling config {handed.config}; then `wafer labels import EXPORT.json`")
+        typer.echo(handed.tasks)
+    if remote is not None:
+        from wafer.labelling.exchange.roboflow.uploading import upload
+
+        batch = f"wafer-{table.stem}-{number}"
+        with _bar("sending") as progress:
+            sent = upload(
+                found,
+                choice.samples,
+                project=remote,
+                batch=batch,
+                confirm=lambda text: _agreed(text, yes),
+                progress=progress,
+            )
+        _notes(sent.notes)
+        _note(f"{sent.sent} images sent and read back, {sent.before} sent before; batch {batch}")
+        _note(f"then `wafer labels import roboflow:{remote.name}/VERSION`")
 
 
 @app.command()
@@ -418,6 +501,37 @@ def classify(
         raise typer.Exit(1)
 
 
+@labels_app.command("import")
+def labels_import(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A Label Studio export (JSON, JSON-MIN), a Roboflow export (ZIP), or "
+            "roboflow:WORKSPACE/PROJECT/VERSION."
+        ),
+    ],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace other boxes of a person, keeping a .bak-N.")
+    ] = False,
+    workspace: Where = None,
+) -> None:
+    """Write the boxes that people drew into labels/; at any fault nothing is written.
+
+    Boxes that a person drew before are never lost: where they differ, the image is named.
+    """
+    from wafer.labelling.importing import import_labels
+
+    found = _workspace(workspace)
+    with _bar("fetching") as progress:
+        taken = import_labels(found, source, force=force, progress=progress)
+    _notes(taken.notes)
+    _note(
+        f"{len(taken.written)} images written ({len(taken.replaced)} of them replaced), "
+        f"{len(taken.unchanged)} unchanged"
+    )
+    typer.echo(found.labels)
+
+
 @weights_app.command("list")
 def weights_list() -> None:
     """Show the model files that are known, and where they are."""
@@ -455,6 +569,25 @@ def _workspace(folder: Path | None) -> Any:
     from wafer.datasets.workspace import find_workspace, open_workspace
 
     return find_workspace() if folder is None else open_workspace(folder)
+
+
+def _roboflow_project(name: str) -> Any:
+    from wafer.labelling.exchange.roboflow.project import open_project
+
+    remote = open_project(name)
+    _note(f"note: {remote.described}")
+    return remote
+
+
+def _agreed(text: str, yes: bool) -> bool:
+    """Say what is about to be sent, and ask; no answer at all is a no."""
+    _note(text)
+    if yes:
+        return True
+    try:
+        return typer.confirm("Send it?", err=True)
+    except click.Abort:
+        return False
 
 
 def _first_weights(text: str | None) -> Path | Literal["none"] | None:

@@ -3,6 +3,7 @@
 from wafer.datasets.classes import ClassTable, DefectClass, paper_classes, read_classes
 from wafer.datasets.errors import (
     DataError,
+    ExchangeError,
     Fault,
     ImageError,
     TrainingError,
@@ -18,6 +19,7 @@ __all__ = [
     "ClassTable",
     "DataError",
     "DefectClass",
+    "ExchangeError",
     "Fault",
     "ImageError",
     "Sample",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-__all__ = ["near_duplicates", "perceptual_hash"]
+__all__ = ["DISTANCE", "near_duplicates", "perceptual_hash"]
 
 SIDE = 64
 BITS = 16 * 16

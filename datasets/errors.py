@@ -5,6 +5,7 @@ WaferError
 ├── ImageError       one image that cannot be decoded
 ├── WorkspaceError   no workspace, a broken wafer.toml, something that must not be overwritten
 ├── WeightsError     a model file that is missing, altered, or of another architecture
+├── ExchangeError    a labelling service that refuses, cannot be reached, or answers amiss
 └── TrainingError    a training that cannot start or had to stop
     └── StorageError a disk that is full or fails: the training is sound, and goes on later
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 
 __all__ = [
     "DataError",
+    "ExchangeError",
     "Fault",
     "ImageError",
     "StorageError",
@@ -39,6 +41,10 @@ class WorkspaceError(WaferError):
 
 class WeightsError(WaferError):
     """A model file is missing, altered, or does not fit."""
+
+
+class ExchangeError(WaferError):
+    """A labelling service refuses, cannot be reached, or answers amiss."""
 
 
 class TrainingError(WaferError):

@@ -20,7 +20,14 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from wafer.datasets.errors import ImageError
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "decode_bytes", "decode_image", "image_size"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "decode_bytes",
+    "decode_image",
+    "image_size",
+    "is_plain",
+]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
 MAX_PIXELS = 100_000_000
@@ -124,6 +131,24 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with path.open("rb") as handle:
             return _open(handle, str(path)).size
+    except PARSER_ERRORS as error:
+        raise ImageError(path, f"damaged or cut off ({error})") from error
+
+
+def is_plain(path: Path) -> bool:
+    """Return whether other programs show an image file as `decode_image` reads it.
+
+    That is an 8-bit PNG, JPEG or BMP without an orientation that turns it.
+
+    Raises:
+        ImageError: as `image_size`.
+    """
+    try:
+        with path.open("rb") as handle:
+            image = _open(handle, str(path))
+            if isinstance(image, TiffImageFile) or _bits(image) != 8:
+                return False
+            return bool(image.getexif().get(TIFF_ORIENTATION, 1) == 1)
     except PARSER_ERRORS as error:
         raise ImageError(path, f"damaged or cut off ({error})") from error
 

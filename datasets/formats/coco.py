@@ -89,10 +89,10 @@ def instance_files(path: Path) -> tuple[Path, ...]:
 def _looks_right(file: Path) -> bool:
     try:
         document = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         document = None
-    if not isinstance(document, dict):
-        return file.parent.name == "annotations"  # broken, which the reading will say
+    if not isinstance(document, dict):  # broken, which the reading will say
+        return file.parent.name == "annotations" or file.name == "_annotations.coco.json"
     return {"images", "annotations"} <= document.keys()
 
 
@@ -124,7 +124,7 @@ def _document(file: Path, faults: Faults) -> dict[str, list[Mapping[str, Any]]]:
     except json.JSONDecodeError as error:
         faults.add(file, f"not JSON ({error.msg})", "export the file again", line=error.lineno)
         return empty
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         faults.add(file, "cannot be read as JSON", "export the file again")
         return empty
     if not isinstance(document, dict):

@@ -15,7 +15,7 @@ ORDER = [
     ("weights", "evaluation"),
     ("inference",),
     ("detector",),
-    ("experiments",),
+    ("experiments", "labelling"),
     ("cli",),
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
@@ -44,17 +44,23 @@ def test_a_module_imports_only_its_own_room_and_lower_ones(path: Path) -> None:
     assert upward == set()
 
 
-def test_one_module_imports_ultralytics() -> None:
+@pytest.mark.parametrize(
+    ("package", "module"),
+    [
+        ("ultralytics", "detector/ultralytics_adapter.py"),
+        ("roboflow", "labelling/exchange/roboflow/sdk.py"),
+    ],
+)
+def test_one_module_imports_a_package_that_has_to_be_fenced_in(package: str, module: str) -> None:
     def imports_it(path: Path) -> bool:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         return any(
-            (isinstance(n, ast.Import) and any(a.name.startswith("ultralytics") for a in n.names))
-            or (isinstance(n, ast.ImportFrom) and (n.module or "").startswith("ultralytics"))
+            (isinstance(n, ast.Import) and any(a.name.startswith(package) for a in n.names))
+            or (isinstance(n, ast.ImportFrom) and (n.module or "").startswith(package))
             for n in ast.walk(tree)
         )
 
-    importers = [str(p.relative_to(ROOT)) for p in python_files() if imports_it(p)]
-    assert importers == ["detector/ultralytics_adapter.py"]
+    assert [str(p.relative_to(ROOT)) for p in python_files() if imports_it(p)] == [module]
 
 
 @pytest.mark.parametrize("room", sorted(LEVEL))

@@ -1,0 +1,1 @@
+"""Boxes for images that lack them: seed choice, exchange with labelling tools."""

@@ -1,0 +1,1 @@
+"""Roboflow: images and boxes of a model out, exported versions in, a hosted model as teacher."""

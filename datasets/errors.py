@@ -4,6 +4,7 @@ WaferError
 ├── DataError        faults in the user's files, all faults of one input together
 ├── ImageError       one image that cannot be decoded
 ├── WorkspaceError   no workspace, a broken wafer.toml, something that must not be overwritten
+├── ConflictError    somebody else changed the same thing meanwhile
 ├── WeightsError     a model file that is missing, altered, or of another architecture
 └── TrainingError    a training that cannot start or had to stop
     └── StorageError a disk that is full or fails: the training is sound, and goes on later
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = [
+    "ConflictError",
     "DataError",
     "Fault",
     "ImageError",
@@ -35,6 +37,10 @@ class WaferError(Exception):
 
 class WorkspaceError(WaferError):
     """The workspace is missing, incomplete, or would be overwritten."""
+
+
+class ConflictError(WaferError):
+    """Somebody else changed the same thing since it was read."""
 
 
 class WeightsError(WaferError):

@@ -15,7 +15,7 @@ ORDER = [
     ("weights", "evaluation"),
     ("inference",),
     ("detector",),
-    ("experiments",),
+    ("experiments", "labelling"),
     ("cli",),
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

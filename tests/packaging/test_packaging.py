@@ -15,6 +15,7 @@ ROOMS = [
     "evaluation",
     "experiments",
     "inference",
+    "labelling",
     "weights",
 ]
 

@@ -1,0 +1,5 @@
+"""Boxes for images that lack them, with a record of where each came from.
+
+``ledger`` records what happened to every box, ``propagation`` lets detectors label the rest,
+``audit`` certifies how good that is, ``queue`` holds what a person should see.
+"""

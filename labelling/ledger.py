@@ -13,7 +13,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -174,32 +174,53 @@ class Ledger:
             who: a person's name or the command.
 
         Raises:
-            ConflictError: an image has another revision than ``expected``.
+            ConflictError: an image has another revision than ``expected``, or a label file that
+                whoever decided has not seen.
             DataError: a label file was edited by hand, or the ledger was changed. Nothing is
                 recorded then.
             OSError: the disk is full or fails. The ledger is as it was, or has the change and the
                 next call writes the label files.
         """
         with self._locked():
-            self._check(revisions)
-            adopted = [r for r in (self._unknown(each.image) for each in revisions) if r]
-            self._append([*adopted, *revisions], who)
-            self._settle()
-            self._cache.save()
+            for revision in revisions:
+                self._check(revision)
+            self._record(revisions, who)
 
-    def adopt(self, *, who: str) -> int:
-        """Record every label file that the ledger does not know, or knows otherwise, as a person's.
+    def record_possible(self, revisions: Sequence[Revision], *, who: str) -> tuple[str, ...]:
+        """Record as `record` does, but for images that somebody changed meanwhile.
+
+        Returns:
+            The images left out.
+        """
+        possible: list[Revision] = []
+        with self._locked():
+            for revision in revisions:
+                with suppress(ConflictError, DataError):
+                    self._check(revision)
+                    possible.append(revision)
+            self._record(possible, who)
+        taken = {revision.image for revision in possible}
+        return tuple(r.image for r in revisions if r.image not in taken)
+
+    def adopt(self, *, who: str, edited: bool = True) -> int:
+        """Record the label files that the ledger does not know, or knows otherwise, as a person's.
 
         Boxes that are as they were keep their source.
+
+        Args:
+            who: a person's name.
+            edited: take files that were edited by hand too, not only new ones.
 
         Returns:
             The number of images.
         """
         with self._locked():
-            revisions = [self._as_edited(self._states[edit.image]) for edit in self.edits()]
+            edits = self.edits() if edited else ()
+            revisions = [self._as_edited(self._states[edit.image]) for edit in edits]
             revisions += [r for r in map(self._unknown, self._labelled_images()) if r]
             self._append(revisions, who)
             self._settle()
+            self._cache.save()
             return len(revisions)
 
     def rebuild(self) -> Rebuilt:
@@ -255,24 +276,22 @@ class Ledger:
             os.fsync(handle.fileno())
         self._chain = replace(self._chain, torn=b"")
 
-    def _check(self, revisions: Sequence[Revision]) -> None:
-        images = [revision.image for revision in revisions]
-        if len(set(images)) < len(images):
-            raise ValueError("one image twice in one call")
-        faults = []
-        for revision in revisions:
-            state = self._states.get(revision.image)
-            known = 0 if state is None else state.revision
-            if revision.expected not in (None, known):
-                raise ConflictError(
-                    f"{revision.image} was changed meanwhile (revision {known}, you saw "
-                    f"{revision.expected}); look at it again"
-                )
-            kind = None if state is None else self._edited(state)
-            if kind is not None:
-                faults.append(HandEdit(revision.image, self._file(revision.image), kind).fault())
-        if faults:
-            raise DataError(faults)
+    def _check(self, revision: Revision) -> None:
+        """Raise what keeps a change from being recorded, if anything does."""
+        image, state = revision.image, self._states.get(revision.image)
+        known = 0 if state is None else state.revision
+        new_file = revision.expected is not None and self._unknown(image) is not None
+        if new_file or revision.expected not in (None, known):
+            raise ConflictError(f"{image} was changed meanwhile; look at it again")
+        kind = None if state is None else self._edited(state)
+        if kind is not None:
+            raise DataError([HandEdit(image, self._file(image), kind).fault()])
+
+    def _record(self, revisions: Sequence[Revision], who: str) -> None:
+        adopted = [r for r in (self._unknown(each.image) for each in revisions) if r]
+        self._append([*adopted, *revisions], who)
+        self._settle()
+        self._cache.save()
 
     def _append(self, revisions: Sequence[Revision], who: str) -> None:
         """Append the entries of some revisions and replace the head; all or nothing."""

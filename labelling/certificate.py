@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from scipy.stats import hypergeom
@@ -62,6 +63,7 @@ class Outcome:
     bound: float | None
 
 
+@cache
 def plan_audit(accepted: int, *, promise: float, confidence: float, attempt: int) -> Plan | None:
     """Return the smallest sample that can certify a class, None where it is not worth while.
 
@@ -90,6 +92,7 @@ def _too_many(accepted: int, promise: float) -> int:
     return math.floor((1 - promise) * accepted + 1e-9) + 1
 
 
+@cache
 def precision_bound(accepted: int, seen: int, wrong: int, *, chance: float) -> float:
     """Return the lower bound of the share of right images.
 

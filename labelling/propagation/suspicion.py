@@ -52,12 +52,13 @@ def suspicions(
 def _of_image(
     image: str, truth: Sequence[Annotation], places: Sequence[Place]
 ) -> Iterator[Suspicion]:
+    taken: list[Box] = []
     for annotation in truth:
         doubts = [_swapped(image, annotation, places), _misplaced(image, annotation, places)]
         strongest = max((d for d in doubts if d), key=lambda d: d.strength, default=None)
         if strongest is not None and strongest.strength >= LEAST:
+            taken.append(strongest.suggested.box)
             yield strongest
-    taken: list[Box] = []
     for place in places:
         near = [a.box for a in truth] + taken
         if place.probability >= LEAST and all(place.box.iou(box) <= APART for box in near):

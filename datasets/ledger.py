@@ -147,6 +147,13 @@ class Chain:
         """Return the hash of the last line."""
         return self.hashes[-1] if self.hashes else GENESIS
 
+    @property
+    def copy(self) -> Mapping[str, object] | None:
+        """Return what runs and reports keep, to notice lines that are cut off with the head."""
+        if not self.hashes:
+            return None
+        return {"count": len(self.hashes), "hash": self.digest, "first": self.hashes[0]}
+
 
 @dataclass(frozen=True, slots=True)
 class ImageState:

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from wafer.datasets.errors import TrainingError, WeightsError
 from wafer.datasets.files import sha256_file
+from wafer.datasets.ledger import read_chain
 from wafer.datasets.records import Sample
 from wafer.datasets.workspace import Selection, Workspace, dataset_hash, select
 from wafer.detector.architecture import ARCHITECTURES, build_model, start_from
@@ -122,6 +123,8 @@ def train_detector(
     with locked(run):
         ready = _with_precision_of(run, ready) if resumed else ready
         write_plan(ready.plan, run.folder / PLAN)
+        if (ledger := read_chain(workspace.root).copy) is not None:
+            run.update(ledger=ledger)
         state = read_state(run.folder)
         if state is None or not state["complete"]:
             _train(run, ready.arguments, progress)

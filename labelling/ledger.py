@@ -144,7 +144,7 @@ class Ledger:
     def head(self) -> Mapping[str, object] | None:
         """Return what ``ledger.head`` says and the hash of the first line, to copy into reports."""
         with self._locked():
-            return _head_copy(self._chain)
+            return self._chain.copy
 
     def edits(self) -> tuple[HandEdit, ...]:
         """Return the label files that were changed or removed behind the ledger's back."""
@@ -502,12 +502,6 @@ def _redrawn(annotation: Annotation, near: Entry | None) -> BoxEvent:
     edited = again(near, decision="edited")
     source: Source = "human" if near.source == "human" else "model+edited"
     return replace(edited, box=annotation.box, class_name=annotation.class_name, source=source)
-
-
-def _head_copy(chain: Chain) -> Mapping[str, object] | None:
-    if not chain.hashes:
-        return None
-    return {"count": len(chain.hashes), "hash": chain.digest, "first": chain.hashes[0]}
 
 
 def this_user() -> str:

@@ -47,7 +47,14 @@ from wafer.labelling.propagation.report import (
 from wafer.labelling.queue import QUEUE, propagation_runs, read_queue, write_queue
 from wafer.labelling.verdicts import confirmed, withdrawn
 
-__all__ = ["Audited", "DrawnAudit", "draw_audit", "finish_audit"]
+__all__ = [
+    "Audited",
+    "DrawnAudit",
+    "answer_audit",
+    "draw_audit",
+    "finish_audit",
+    "waiting_sample",
+]
 
 TABLE = "audit.csv"
 DRAW = "draw.json"
@@ -234,12 +241,19 @@ def _read_draws(folder: Path) -> tuple[_ClassDraw, ...]:
     )
 
 
-def finish_audit(workspace: Workspace, answers: Path, *, who: str | None = None) -> Audited:
-    """Take the answers of a sample: certify classes, confirm what is right, take back the rest.
+def waiting_sample(workspace: Workspace) -> tuple[tuple[str, str], ...]:
+    """Return image and class of the sample that waits for answers; nothing where none does.
 
-    A class whose first sample fails keeps the half of its images that is likelier right, for a
-    second sample; after that all that no person has seen is taken back. What is taken back has no
-    label any more and is in the queue.
+    Raises:
+        WaferError: nothing was labelled yet.
+    """
+    folder = _waiting(_run(workspace))
+    draws = () if folder is None else _read_draws(folder)
+    return tuple((image, draw.name) for draw in draws for image in draw.sample)
+
+
+def finish_audit(workspace: Workspace, answers: Path, *, who: str | None = None) -> Audited:
+    """Take the filled table of a sample, as `answer_audit` takes its answers.
 
     Args:
         workspace: where the sample was drawn.
@@ -251,14 +265,42 @@ def finish_audit(workspace: Workspace, answers: Path, *, who: str | None = None)
         DataError: all faults of the table, and nothing is recorded; or label files that were
             edited by hand.
     """
+    folder = _folder_of(_run(workspace), answers)
+    right = _read_answers(answers, _read_draws(folder))
+    return _answer_audit(workspace, folder, right, who=who or this_user())
+
+
+def answer_audit(workspace: Workspace, right: Mapping[str, bool], *, who: str) -> Audited:
+    """Take the answers of a sample: certify classes, confirm what is right, take back the rest.
+
+    A class whose first sample fails keeps the half of its images that is likelier right, for a
+    second sample; after that all that no person has seen is taken back. What is taken back has no
+    label any more and is in the queue.
+
+    Args:
+        workspace: where the sample was drawn.
+        right: the answer for every image of `waiting_sample`.
+        who: the person who looked.
+
+    Raises:
+        WaferError: no sample waits for answers, or answers for other images.
+        DataError: label files that were edited by hand.
+    """
+    folder = _waiting(_run(workspace))
+    if folder is None or right.keys() != {image for image, _ in waiting_sample(workspace)}:
+        raise WaferError("these are not the images that wait for answers; run `wafer audit`")
+    return _answer_audit(workspace, folder, right, who=who)
+
+
+def _answer_audit(
+    workspace: Workspace, folder: Path, right: Mapping[str, bool], *, who: str
+) -> Audited:
     run = _run(workspace)
     ledger = Ledger(workspace)
     ledger.check_edits()
     with locked(run):
-        folder = _folder_of(run, answers)
         draws = _read_draws(folder)
-        right = _read_answers(answers, draws)
-        left_out = _record(ledger, draws, right, who=who or this_user())
+        left_out = _record(ledger, draws, right, who=who)
         summary = _certified(run, draws, right, ledger.states())
         _queue_again(run, ledger, draws)
         write_yolo_view(workspace, workspace.samples())
@@ -270,7 +312,7 @@ def finish_audit(workspace: Workspace, answers: Path, *, who: str | None = None)
             decisions=read_decisions(run.folder / DECISIONS),
         )
         run.update(ledger=head)
-        write_text(folder / ANSWERS, json.dumps({"who": who or this_user(), "right": right}) + "\n")
+        write_text(folder / ANSWERS, json.dumps({"who": who, "right": dict(right)}) + "\n")
     notes = [f"{image} was changed by somebody meanwhile and is left alone" for image in left_out]
     return Audited(report, summary.classes, tuple(notes))
 

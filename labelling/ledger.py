@@ -120,7 +120,7 @@ class Ledger:
         self._thread = threading.RLock()
         self._held = False
         self._chain = Chain((), (), None, b"", ())
-        self._size = -1
+        self._seen: tuple[int, bytes] | None = None
         self._states: dict[str, ImageState] = {}
 
     def states(self) -> Mapping[str, ImageState]:
@@ -245,22 +245,30 @@ class Ledger:
                 fcntl.lockf(handle, fcntl.LOCK_EX)
                 stack.callback(setattr, self, "_held", False)
                 self._held = True
-                self._load()
-            yield
+                seen, self._seen = self._seen, None  # after an error all is read again
+                self._load(seen)
+                yield
+                self._seen = self._on_disk()
+            else:
+                yield
 
-    def _load(self) -> None:
-        path = self.workspace.root / LEDGER
-        size = path.stat().st_size if path.is_file() else 0
-        if size != self._size or self._chain.head is None:
+    def _load(self, seen: tuple[int, bytes] | None) -> None:
+        """Read the ledger, unless it is as this process left it."""
+        if seen is None or seen != self._on_disk():
             self._chain = read_chain(self.workspace.root)
             if self._chain.faults:
                 raise DataError(self._chain.faults)
             self._states = image_states(self._chain.entries)
-            self._set_torn_aside(path)
-            self._size = path.stat().st_size if path.is_file() else 0
+            self._set_torn_aside(self.workspace.root / LEDGER)
         head = self._chain.head
         if head is not None and head.settled < len(self._chain.hashes):
             self._settle()
+
+    def _on_disk(self) -> tuple[int, bytes]:
+        """Return what tells one state of the two files from another, as far as we append alone."""
+        ledger, head = self.workspace.root / LEDGER, self.workspace.root / HEAD
+        size = ledger.stat().st_size if ledger.is_file() else 0
+        return size, head.read_bytes() if head.is_file() else b""
 
     def _set_torn_aside(self, path: Path) -> None:
         """Move what a crash left of a last line into a file of its own."""
@@ -337,7 +345,6 @@ class Ledger:
             except OSError:
                 os.truncate(path, size)  # else half a line would stay
                 raise
-        self._size = size + len(content)
 
     def _write_head(self, head: Head) -> None:
         write_text(self.workspace.root / HEAD, json.dumps(asdict(head)) + "\n")

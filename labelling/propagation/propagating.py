@@ -79,10 +79,11 @@ class _Meter:
         if self._progress is not None:
             self._progress(round(self._done), round(total))
 
-    def end_round(self) -> None:
-        """Forget the estimate of the round that ended."""
-        self._expected.pop(0)
+    def end_round(self, *, last: bool = False) -> None:
+        """Forget the estimate of the round that ended, or of all where it was the last."""
+        self._expected = [] if last else self._expected[1:]
         self._before = self._done
+        self.advance(0.0)
 
 
 def propagate(
@@ -264,6 +265,7 @@ def _rounds(
             comparisons.append(compare(before, after, reader, seed=settings.seed))
             if _gain(comparisons[-1]) < ENOUGH:
                 break
+    meter.end_round(last=True)
     return results, comparisons
 
 

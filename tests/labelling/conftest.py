@@ -47,7 +47,9 @@ def _image(path: Path, name: str | None, noise: np.random.Generator) -> Box:
     return Box(x, y, x + width, y + height)
 
 
-def make_easy(root: Path) -> tuple[Workspace, dict[str, tuple[Annotation, ...]]]:
+def make_easy(
+    root: Path, *, pool: int = POOL
+) -> tuple[Workspace, dict[str, tuple[Annotation, ...]]]:
     """Bright and dark squares; a corrupt image, a wrong class, and images without a class."""
     images = root / "pictures"
     images.mkdir(parents=True)
@@ -67,7 +69,7 @@ def make_easy(root: Path) -> tuple[Workspace, dict[str, tuple[Annotation, ...]]]
     for k in range(16):
         name = ("bright", "dark")[k % 2]
         add(f"v{k:03d}.png", name, image_class=name, split="val", drawn=True)
-    for k in range(POOL):
+    for k in range(pool):
         name = ("bright", "dark")[k % 2]
         add(f"p{k:03d}.png", name, image_class=name, split="train")
     for k in range(8):
@@ -113,10 +115,14 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
 
 
 @pytest.fixture
+def small(tmp_path: Path) -> Workspace:
+    """A workspace of a few such images that nobody has labelled yet."""
+    return make_easy(tmp_path, pool=40)[0]
+
+
+@pytest.fixture
 def own(labelled: Labelled, tmp_path: Path) -> Labelled:
     """A copy that a test may change, over the same images."""
     shutil.copytree(labelled.workspace.root, tmp_path / "w", symlinks=True)
-    toml = tmp_path / "w" / "wafer.toml"
-    toml.write_text(toml.read_text())
     workspace = open_workspace(tmp_path / "w")
     return Labelled(workspace, labelled.truth, labelled.drawn, labelled.done, b"")

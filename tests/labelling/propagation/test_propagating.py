@@ -1,6 +1,7 @@
 """`wafer label-propagate` end to end, on real trainings of seconds, killed half-way."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,3 +132,21 @@ def test_an_edited_label_file_stops_the_command_before_it_begins(own: Any) -> No
 def test_all_arguments_out_of_range_are_told_together(own: Any) -> None:
     with pytest.raises(TrainingError, match=r"--folds .*; --rounds .*; --promise .*; --confidence"):
         propagate(own.workspace, folds=1, rounds=9, promise=1.0, confidence=0.0)
+
+
+def test_a_second_round_learns_from_accepted_images_and_is_compared(small: Any) -> None:
+    told: list[tuple[int, int]] = []
+    arguments = {"epochs": 6, "batch": 4, "imgsz": 64, "folds": 2, "rounds": 2}
+    done = propagate(small, **arguments, progress=lambda *counts: told.append(counts))
+    assert all(done_ <= total for done_, total in told)
+    assert [d for d, _ in told] == sorted(d for d, _ in told)
+    assert told[-1][0] == told[-1][1]
+    (comparison,) = done.summary.gate
+    assert {c.class_name for c in comparison} == {"bright", "dark"}
+    plans = sorted(done.folder.glob("round-2/fold-*/teacher/yolov5n-001/plan.json"))
+    assert len(plans) == 2
+    learnt = [{Path(i["path"]).name for i in json.loads(p.read_text())["train"]} for p in plans]
+    pool = [{name for name in names if name[0] == "p"} for names in learnt]
+    assert pool[0]
+    assert not pool[0] & pool[1]  # each teacher without its own fold
+    assert not any(name[0] in "v" for names in learnt for name in names)

@@ -36,10 +36,10 @@ LIKELY = 0.5
 """A box of at least this probability is proposed."""
 CERTAIN_NOT = 0.1
 """A place of at most this probability is no box; between the two it is doubtful."""
-AIM = 0.5
+AIM = 0.4
 """A threshold aims so far from the promise towards 1: a class that is only just as good as
 promised fails its audit more often than not."""
-PRIOR = 5
+PRIOR = 10
 """So many images of the common precision are added to those of a class."""
 FEWEST = 8
 """A threshold that fewer drawn images than this reach is not believed."""
@@ -166,8 +166,8 @@ def thresholds(
     """Return for each class the probability from which on its images may be accepted.
 
     It is the lowest at which the share of right images among the drawn ones that reach it, shrunk
-    towards that of all classes, is halfway from the promise to 1; None where there is none. It is
-    an estimate: what is certified is what the audit sees.
+    towards that of all classes, is two fifths of the way from the promise to 1; None where there
+    is none. It is an estimate: what is certified is what the audit sees.
     """
     aim = promise + AIM * (1 - promise)
     eligible = [each for each in judged if each.eligible]

@@ -1,8 +1,6 @@
 """A workspace as easy as it gets, and one labelling of it that was killed half-way and went on."""
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -84,16 +82,16 @@ def make_easy(
     return workspace, truth
 
 
-def kill_when(command: list[str], ready: Callable[[], bool], *, seconds: float = 500) -> None:
+def kill_when(command: list[str], ready: Callable[[], bool]) -> None:
     """Start a process and kill it without warning as soon as something is there."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + seconds
-    while not ready():
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        while not ready():
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="session")

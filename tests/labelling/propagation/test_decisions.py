@@ -212,7 +212,7 @@ def test_thresholds_keep_the_promise_on_other_images_of_like_teachers() -> None:
             accepted = [j for j in pool if j.class_name == name and j.probability >= limit]
             kept.append(sum(j.right for j in accepted) >= 0.8 * len(accepted))
     assert len(kept) >= 40
-    assert sum(kept) / len(kept) >= 0.85
+    assert sum(kept) / len(kept) >= 0.8
 
 
 def test_order_of_judged_images_does_not_matter() -> None:

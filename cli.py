@@ -51,6 +51,8 @@ labels_app = typer.Typer(no_args_is_help=True, help="Take in boxes that people d
 app.add_typer(labels_app, name="labels")
 weights_app = typer.Typer(no_args_is_help=True, help="List, verify and import model files.")
 app.add_typer(weights_app, name="weights")
+ledger_app = typer.Typer(no_args_is_help=True, help="Check and use the record of every box.")
+app.add_typer(ledger_app, name="ledger")
 
 Where = Annotated[
     Path | None,
@@ -532,6 +534,148 @@ def labels_import(
     typer.echo(found.labels)
 
 
+@app.command("label-propagate")
+def label_propagate(
+    promise: Annotated[
+        float, typer.Option(help="Share of labelled images of a class that shall be right.")
+    ] = 0.9,
+    confidence: Annotated[
+        float, typer.Option(help="Confidence of the audit that certifies it.")
+    ] = 0.9,
+    folds: Annotated[
+        int, typer.Option(help="Teachers; each is judged on drawn images it has not seen.")
+    ] = 3,
+    rounds: Annotated[
+        int, typer.Option(help="From the second on teachers learn from accepted images too.")
+    ] = 2,
+    epochs: Annotated[int, typer.Option(help="Epochs of the teachers of the first round.")] = 60,
+    model: Annotated[
+        Literal["yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x"],
+        typer.Option(help="Size of the teachers."),
+    ] = "yolov5n",
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|none", help="First weights of the teachers, as for `train`."),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Images a step.")] = 16,
+    imgsz: Annotated[int, typer.Option(help="Size in pixels, a multiple of 32.")] = 256,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    workspace: Where = None,
+) -> None:
+    """Draw boxes in the images that have none; killed, the same command goes on.
+
+    Detectors trained on the drawn images label the others where they are sure, and leave the rest
+    in a queue for a person. Nothing a person drew is changed.
+    """
+    from wafer.labelling.propagation.propagating import propagate
+
+    with _bar("labelling") as progress:
+        done = propagate(
+            _workspace(workspace),
+            model=model,
+            weights=_first_weights(weights),
+            folds=folds,
+            rounds=rounds,
+            epochs=epochs,
+            batch=batch,
+            imgsz=imgsz,
+            promise=promise,
+            confidence=confidence,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+    _notes(done.summary.notes)
+    if done.left_out:
+        _note(f"note: {len(done.left_out)} images were changed by somebody meanwhile, left alone")
+    if as_json:
+        typer.echo((done.folder / "report.json").read_text(encoding="utf-8").rstrip())
+    else:
+        _show_labelled(done.classes)
+    _note(f"report {done.report}")
+    _note(f"{len(done.queue)} images to look at; next: `wafer audit`, then `wafer train`")
+
+
+@app.command()
+def audit(
+    answers: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CSV]", help="The filled audit.csv; without it a sample is drawn."),
+    ] = None,
+    who: Annotated[str | None, typer.Option(help="Who looked; else the user's name.")] = None,
+    as_json: AsJson = False,
+    workspace: Where = None,
+) -> None:
+    """Certify the labels of the last `label-propagate` by a sample that a person looks at.
+
+    Without an argument pictures and a table to fill in are written; with the filled table the
+    classes are certified, or taken back.
+    """
+    from wafer.labelling.audit import draw_audit, finish_audit
+
+    found = _workspace(workspace)
+    if answers is None:
+        drawn = draw_audit(found)
+        _notes(drawn.notes)
+        _note(f"look at the {drawn.images} pictures and fill in the column `right`: yes or no")
+        typer.echo(drawn.table)
+        return
+    done = finish_audit(found, answers, who=who)
+    _notes(done.notes)
+    if as_json:
+        typer.echo(json.dumps(done.to_dict(), indent=2))
+    else:
+        _show_labelled(done.classes)
+    _note(f"report {done.report}")
+
+
+@ledger_app.command("verify")
+def ledger_verify(as_json: AsJson = False, workspace: Where = None) -> None:
+    """Check that no line of the ledger was changed, lost or moved, and no label file behind it.
+
+    The exit code is 1 when something was.
+    """
+    from wafer.labelling.verifying import verify_ledger
+
+    found = verify_ledger(_workspace(workspace))
+    _notes(found.notes)
+    faults = [*found.faults, *(edit.fault() for edit in found.edits)]
+    if as_json:
+        count = {"entries": found.entries, "images": found.images}
+        typer.echo(json.dumps({**count, "faults": list(map(str, faults))}, indent=2))
+    else:
+        for fault in faults:
+            _note(f"wafer: {fault}")
+        typer.echo(f"{found.entries} entries about {found.images} images, {len(faults)} faults")
+    if faults:
+        raise typer.Exit(1)
+
+
+@ledger_app.command("rebuild")
+def ledger_rebuild(workspace: Where = None) -> None:
+    """Write the label files that are missing or differ from the ledger; old ones are kept."""
+    from wafer.labelling.ledger import Ledger
+
+    done = Ledger(_workspace(workspace)).rebuild()
+    for path in done.kept:
+        _note(f"note: the file that differed is kept as {path}")
+    typer.echo(f"{done.written} label files written")
+
+
+@ledger_app.command("adopt")
+def ledger_adopt(
+    who: Annotated[str | None, typer.Option(help="Who drew them; else the user's name.")] = None,
+    workspace: Where = None,
+) -> None:
+    """Record label files that were added or edited by other means, as a person's work."""
+    from wafer.labelling.ledger import Ledger, this_user
+
+    number = Ledger(_workspace(workspace)).adopt(who=who or this_user())
+    typer.echo(f"{number} label files recorded")
+
+
 @weights_app.command("list")
 def weights_list() -> None:
     """Show the model files that are known, and where they are."""
@@ -607,6 +751,14 @@ def _show_evaluation(evaluation: Any, as_json: bool) -> None:
     console = Console()
     console.print(summary_table(evaluation))
     console.print(class_table(evaluation, intervals=console.width >= WIDE))
+
+
+def _show_labelled(rows: Any) -> None:
+    from rich.console import Console
+
+    from wafer.labelling.tables import labelled_table
+
+    Console().print(labelled_table(rows))
 
 
 def _note(text: str) -> None:

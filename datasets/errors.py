@@ -4,6 +4,7 @@ WaferError
 ├── DataError        faults in the user's files, all faults of one input together
 ├── ImageError       one image that cannot be decoded
 ├── WorkspaceError   no workspace, a broken wafer.toml, something that must not be overwritten
+├── ConflictError    somebody else changed the same thing meanwhile
 ├── WeightsError     a model file that is missing, altered, or of another architecture
 ├── ExchangeError    a labelling service that refuses, cannot be reached, or answers amiss
 └── TrainingError    a training that cannot start or had to stop
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = [
+    "ConflictError",
     "DataError",
     "ExchangeError",
     "Fault",
@@ -37,6 +39,10 @@ class WaferError(Exception):
 
 class WorkspaceError(WaferError):
     """The workspace is missing, incomplete, or would be overwritten."""
+
+
+class ConflictError(WaferError):
+    """Somebody else changed the same thing since it was read."""
 
 
 class WeightsError(WaferError):

@@ -13,6 +13,7 @@ from wafer.datasets.errors import DataError, Fault, ImageError
 from wafer.datasets.image_names import ImageNames
 from wafer.datasets.images import IMAGE_SUFFIXES
 from wafer.datasets.labels_csv import LabelRow, match_rows, read_label_rows
+from wafer.datasets.ledger import ImageState, read_states, sourced
 from wafer.datasets.records import Annotation, Sample, Split
 from wafer.datasets.scanning import ImageCache, find_files, stem_faults
 
@@ -76,6 +77,7 @@ class _Reader:
     cache: ImageCache
     names: Mapping[int, str]
     label_files: frozenset[str]
+    states: Mapping[str, ImageState]
     faults: list[Fault] = field(default_factory=list)
 
     def annotations(self, image: str, image_class: str | None) -> tuple[Annotation, ...] | None:
@@ -108,7 +110,7 @@ class _Reader:
         file = str(self.labels / label_name(image))
         boxes, faults = parse_boxes(text, file=file, names=self.names, size=size)
         self.faults.extend(faults)
-        return tuple(boxes)
+        return sourced(boxes, self.states.get(image))
 
     def _check_none(
         self, image: str, image_class: str | None, boxes: Sequence[Annotation] | None
@@ -141,6 +143,7 @@ def read_samples(
     cache: ImageCache,
     group_pattern: str | None = None,
     exclude: Collection[Path] = (),
+    ledger: Path | None = None,
 ) -> tuple[Sample, ...]:
     """Read every image of a workspace with its class, group, split and boxes, sorted by path.
 
@@ -152,6 +155,8 @@ def read_samples(
         cache: what is known of the images.
         group_pattern: finds the group of an image without one in the table.
         exclude: folders that hold no images of the user.
+        ledger: the folder whose ledger says where the boxes came from; None takes all boxes as
+            drawn by a person.
 
     Raises:
         DataError: all faults of all these files together.
@@ -164,12 +169,18 @@ def read_samples(
         faults.append(Fault(file=str(images), problem="no image in this folder", remedy=remedy))
     rows, more = _rows(table, names, classes)
     faults += more + _orphans(labels, label_names, names)
+    states: Mapping[str, ImageState] = {}
+    try:
+        states = {} if ledger is None else read_states(ledger)
+    except DataError as error:
+        faults += error.faults
     reader = _Reader(
         labels=labels,
         classes=classes,
         cache=cache,
         names=dict(enumerate(classes.detector_names)),
         label_files=frozenset(label_names),
+        states=states,
         faults=faults,
     )
     rest: Split | None = "unused" if any(row.split for row in rows.values()) else None

@@ -17,6 +17,7 @@ from wafer.datasets.classes import ClassTable, read_classes
 from wafer.datasets.errors import DataError, Fault, ImageError, WorkspaceError
 from wafer.datasets.keeping import keep_copy, put_aside
 from wafer.datasets.labels_csv import write_labels
+from wafer.datasets.ledger import HEAD, LEDGER
 from wafer.datasets.reading import label_name, own_folders, read_samples, ruled_annotations
 from wafer.datasets.records import Sample, Split
 from wafer.datasets.scanning import ImageCache
@@ -103,7 +104,7 @@ class Workspace:
         Raises:
             DataError: all faults of all files together.
         """
-        return self._read(self.labels)
+        return self._read(self.labels, ledger=self.root)
 
     def true_samples(self) -> tuple[Sample, ...]:
         """Read the samples with the boxes of ``truth/``, or as `samples` where there is none.
@@ -111,9 +112,9 @@ class Workspace:
         Raises:
             DataError: all faults of all files together.
         """
-        return self._read(self.truth if self.truth.is_dir() else self.labels)
+        return self._read(self.truth, ledger=None) if self.truth.is_dir() else self.samples()
 
-    def _read(self, labels: Path) -> tuple[Sample, ...]:
+    def _read(self, labels: Path, *, ledger: Path | None) -> tuple[Sample, ...]:
         return read_samples(
             images=self.images,
             labels=labels,
@@ -122,6 +123,7 @@ class Workspace:
             cache=self.image_cache(),
             group_pattern=self.group_pattern,
             exclude=own_folders(self.root, images=self.images),
+            ledger=ledger,
         )
 
 
@@ -289,6 +291,9 @@ def _keep_files(root: Path) -> None:
     for name in (FILE_NAME, TABLE, "classes.yaml", "data.yaml"):
         if (root / name).is_file():
             keep_copy(root / name)
+    for name in (LEDGER, HEAD):  # it speaks of the labels that are put aside
+        if (root / name).is_file():
+            put_aside(root / name)
     (root / FILE_NAME).unlink(missing_ok=True)
 
 

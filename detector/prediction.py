@@ -19,7 +19,7 @@ from wafer.detector.precision import CpuModel
 from wafer.evaluation.records import Detection
 from wafer.inference.preprocess import Letterboxed, letterbox, to_original
 
-__all__ = ["Scored", "score_samples"]
+__all__ = ["Scored", "load_letterboxed", "score_samples"]
 
 BATCH = 32
 
@@ -60,11 +60,11 @@ def score_samples(
     Raises:
         ImageError: an image cannot be decoded.
     """
-    load = partial(_load, workspace=workspace, image_size=image_size)
+    load = partial(load_letterboxed, workspace=workspace, image_size=image_size)
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(samples), BATCH):
             batch = samples[start : start + BATCH]
-            pixels = list(pool.map(load, batch))
+            pixels = list(pool.map(load, (sample.image for sample in batch)))
             decoded = forward(model, np.stack([each.image for each in pixels]))
             yield from _scored(decoded, batch, pixels, classes)
 
@@ -89,13 +89,18 @@ def _scored(
         )
 
 
-def _load(sample: Sample, *, workspace: Workspace, image_size: int) -> Letterboxed:
-    image = decode_image(
-        workspace.image_path(sample.image),
+def load_letterboxed(image: str, *, workspace: Workspace, image_size: int) -> Letterboxed:
+    """Return an image of a workspace as a network of ``image_size`` sees it.
+
+    Raises:
+        ImageError: it cannot be decoded.
+    """
+    pixels = decode_image(
+        workspace.image_path(image),
         colour=workspace.colour,
         white_level=workspace.white_level,
     )
-    return letterbox(image, image_size)
+    return letterbox(pixels, image_size)
 
 
 def _detection(found: Floats, sample: Sample, boxed: Letterboxed, classes: ClassTable) -> Detection:

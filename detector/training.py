@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from wafer.datasets.errors import TrainingError, WeightsError
 from wafer.datasets.files import sha256_file
+from wafer.datasets.ledger import read_chain
 from wafer.datasets.records import Sample
 from wafer.datasets.workspace import Selection, Workspace, dataset_hash, select
 from wafer.detector.architecture import ARCHITECTURES, build_model, start_from
@@ -89,6 +90,7 @@ def train_detector(
     *,
     runs: Path | None = None,
     expected_hash: str | None = None,
+    samples: Sequence[Sample] | None = None,
     progress: Progress | None = None,
     **arguments: Unpack[TrainingArguments],
 ) -> TrainedRun:
@@ -100,6 +102,7 @@ def train_detector(
         workspace: where the images, classes and runs are.
         runs: the folder of numbered runs, by default that of the workspace.
         expected_hash: the data that the training has to be on; None takes what is there.
+        samples: as for ``prepare_training``.
         progress: called after every batch.
         arguments: see ``prepare_training``.
 
@@ -109,7 +112,7 @@ def train_detector(
         DataError: faults in the workspace or images that cannot be decoded.
         WeightsError: first weights that do not fit.
     """
-    ready = prepare_training(workspace, **arguments)
+    ready = prepare_training(workspace, samples=samples, **arguments)
     _check_hash(workspace, ready.dataset_hash, expected_hash)
     run, resumed = open_run(
         workspace.runs if runs is None else runs,
@@ -120,6 +123,8 @@ def train_detector(
     with locked(run):
         ready = _with_precision_of(run, ready) if resumed else ready
         write_plan(ready.plan, run.folder / PLAN)
+        if (ledger := read_chain(workspace.root).copy) is not None:
+            run.update(ledger=ledger)
         state = read_state(run.folder)
         if state is None or not state["complete"]:
             _train(run, ready.arguments, progress)
@@ -144,6 +149,7 @@ def prepare_training(
     seed: int = 0,
     device: str = "auto",
     hyperparameters: Mapping[str, float] | None = None,
+    samples: Sequence[Sample] | None = None,
 ) -> PreparedTraining:
     """Check what a training is told and what it works on, and settle every choice.
 
@@ -165,6 +171,8 @@ def prepare_training(
         seed: decides the draws, the augmentation and the first values of untrained layers.
         device: ``auto``, ``cpu``, ``cuda:N``, or ``cuda:0,1`` for several.
         hyperparameters: values that replace those of ``HYPERPARAMETERS``.
+        samples: images with their splits and boxes; None takes those of the workspace. One that
+            comes twice is seen twice an epoch.
 
     Raises:
         TrainingError: an argument out of range, no box to learn from, or no validation image.
@@ -181,7 +189,7 @@ def prepare_training(
     if faults:
         raise TrainingError("; ".join(faults))
     start = _first_weights(model, weights)
-    samples = workspace.samples()
+    samples = workspace.samples() if samples is None else samples
     train, notes = _training_samples(workspace, samples, max_backgrounds, seed)
     selection = select(samples, "val")
     val = selection.samples

@@ -40,7 +40,10 @@ GENERATOR = 2
 """Raised whenever equal arguments no longer give equal images."""
 
 RECORD = "synth.json"
-DERIVED = ("labels", ".cache", "image_labels.csv", "classes.yaml", "data.yaml")
+DERIVED = (
+    *("labels", ".cache", "image_labels.csv", "classes.yaml", "data.yaml"),
+    *("ledger.jsonl", "ledger.head"),
+)
 CHUNK = 4
 
 # Of malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD (32 MB is its maximum), bytes.

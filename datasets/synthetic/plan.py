@@ -51,8 +51,8 @@ class SampleSpec:
     """All that one image depends on; equal specifications give equal pixels.
 
     ``group`` is the wafer: images of one wafer share mode, layout family, tool and process, drawn
-    from ``wafer_seed``; everything else of the image is drawn from ``seed``. ``size`` is the side in
-    pixels, ``center_sigma`` the spread of the defect around the centre as a share of the side,
+    from ``wafer_seed``; everything else of the image is drawn from ``seed``. ``size`` is the side
+    in pixels, ``center_sigma`` the spread of the defect around the centre as a share of the side,
     None for even placing.
     """
 

@@ -23,7 +23,7 @@ WIDEST = 2.0
 """Half of the band in which the middle of a centred box lies, in standard deviations."""
 LEAST_SPREAD = 0.02
 SNAPPING = {"BEOL": 0.8, "small_missing_cu": 0.7}
-"""What snaps to the pattern is drawn closer to the middle, so that it ends as far away as others."""
+"""What snaps to the pattern is drawn closer to the middle, to end as far away as others."""
 LEAST_CNR = 2.0
 LEAST_PIXELS = 12
 FLOOR, SHARE = 3.0, 0.35

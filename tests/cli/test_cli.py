@@ -53,6 +53,7 @@ def test_every_command_has_help(runner: CliRunner) -> None:
         ("init", "wafer.datasets.initialisation:initialise"),
         ("evaluate", "wafer.detector.evaluating:evaluate_model"),
         ("demo", "wafer.experiments.demo:run_demo"),
+        ("label-propagate", "wafer.labelling.propagation.propagating:propagate"),
     ],
 )
 def test_defaults_are_those_of_the_library(command: str, library: str) -> None:

@@ -1,0 +1,1 @@
+"""From a few drawn boxes to boxes for the rest: teachers, calibrated scores, decisions."""

@@ -1,0 +1,152 @@
+"""`wafer label-propagate` end to end, on real trainings of seconds, killed half-way."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wafer.datasets.errors import DataError, TrainingError
+from wafer.datasets.ledger import read_chain
+from wafer.datasets.workspace import trusted
+from wafer.labelling.ledger import Ledger
+from wafer.labelling.propagation.decisions import exactly_right
+from wafer.labelling.propagation.outcome import DECISIONS, read_decisions, revisions
+from wafer.labelling.propagation.propagating import propagate
+from wafer.labelling.propagation.report import read_summary
+from wafer.labelling.queue import newest_queue, open_items
+from wafer.labelling.verdicts import ReviewedBox, reviewed
+from wafer.labelling.verifying import verify_ledger
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_killed_run_goes_on_and_repeats_no_teacher(labelled: Any) -> None:
+    folder = labelled.done.folder
+    assert folder.name == "yolov5n-001"
+    assert [p.name for p in sorted(folder.parent.iterdir())] == ["latest", "yolov5n-001"]
+    (teacher,) = (folder / "round-1" / "fold-0" / "teacher").glob("yolov5n-*")
+    path = teacher / "weights" / "best.safetensors"
+    assert path.read_bytes() + str(path.stat().st_mtime_ns).encode() == labelled.first_teacher
+    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+
+
+def test_nothing_that_a_person_drew_is_changed(labelled: Any) -> None:
+    now = {p.name: p.read_bytes() for p in labelled.workspace.labels.iterdir()}
+    assert {name: now[name] for name in labelled.drawn} == labelled.drawn
+    samples = {s.image: s for s in labelled.workspace.samples()}
+    people = [s for s in samples.values() if s.image[0] in "dv"]
+    assert all(trusted(s) for s in people)
+
+
+def test_most_of_an_easy_pool_is_accepted_and_right(labelled: Any) -> None:
+    decisions = read_decisions(labelled.done.folder / DECISIONS)
+    accepted = [d for d in decisions if d.accepted]
+    right = [exactly_right(d.boxes, labelled.truth[d.image]) for d in accepted]
+    assert len(accepted) >= 120
+    assert sum(right) >= 0.9 * len(accepted)
+    samples = {s.image: s for s in labelled.workspace.samples()}
+    for decision in accepted:
+        boxes = samples[decision.image].annotations
+        assert boxes is not None
+        assert {a.source for a in boxes} == {"model"}
+        assert all(a.score is not None and 0.5 <= a.score <= 1 for a in boxes)
+
+
+def test_a_doubtful_image_never_becomes_background(labelled: Any) -> None:
+    samples = {s.image: s for s in labelled.workspace.samples()}
+    decisions = read_decisions(labelled.done.folder / DECISIONS)
+    for decision in decisions:
+        if not decision.accepted:
+            assert samples[decision.image].annotations is None
+            assert not labelled.workspace.label_path(decision.image).exists()
+    empty = [s.image for s in samples.values() if s.annotations == ()]
+    assert empty == [f"n{k:03d}.png" for k in range(8)]
+
+
+def test_what_is_wrong_with_an_image_is_in_the_queue(labelled: Any) -> None:
+    items = {item.image: item for item in newest_queue(labelled.workspace).items}
+    assert items["corrupt.png"].kind == "unreadable"
+    assert items["empty.png"].reason in ("no box found", "a doubtful box")
+    assert items["wrong.png"].kind == "class"
+    assert items["wrong.png"].other == "dark"
+    undecided = {
+        d.image for d in read_decisions(labelled.done.folder / DECISIONS) if not d.accepted
+    }
+    assert undecided <= items.keys()
+
+
+def test_the_ledger_is_sound_and_names_the_model_of_every_box(labelled: Any) -> None:
+    found = verify_ledger(labelled.workspace)
+    assert (found.faults, found.edits) == ((), ())
+    entries = [e for e in read_chain(labelled.workspace.root).entries if e.source == "model"]
+    summary = read_summary(labelled.done.folder / "report.json")
+    assert {e.model for e in entries} == {summary.model}
+    assert all(e.who == "wafer label-propagate" and e.round == 1 for e in entries)
+    assert all(e.raw and e.votes and e.threshold is not None for e in entries)
+    head = json.loads((labelled.done.folder / "run.json").read_text())["ledger"]
+    assert head["count"] == found.entries
+    assert dict(summary.ledger or {}) == head
+
+
+def test_the_report_needs_nothing_but_itself(labelled: Any) -> None:
+    page = labelled.done.report.read_text()
+    assert page.count("<svg") >= 8
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "estimated" in page
+    assert "corrupt.png" in page
+
+
+def test_ending_twice_records_nothing_twice(labelled: Any) -> None:
+    decisions = read_decisions(labelled.done.folder / DECISIONS)
+    summary = read_summary(labelled.done.folder / "report.json")
+    states = Ledger(labelled.workspace).states()
+    changes = revisions(decisions, states, model=summary.model, round_number=1)
+    assert changes == ()
+
+
+def test_a_person_reviews_the_queue_from_its_records(own: Any) -> None:
+    ledger = Ledger(own.workspace)
+    queue = newest_queue(own.workspace)
+    before = open_items(queue, ledger.states())
+    item = next(i for i in before if i.candidates and i.kind != "suspicion")
+    candidate = item.candidates[0]
+    event = candidate.event(queue)
+    assert event.box is not None
+    boxes = [ReviewedBox(event.box, candidate.class_name, event)]
+    state = ledger.states().get(item.image)
+    ledger.record([reviewed(item.image, boxes, state=state)], who="Ada")
+    (entry,) = ledger.states()[item.image].live
+    assert (entry.source, entry.model) == ("model+confirmed", queue.model)
+    assert len(open_items(queue, ledger.states())) == len(before) - 1
+
+
+def test_an_edited_label_file_stops_the_command_before_it_begins(own: Any) -> None:
+    image = next(d.image for d in read_decisions(own.done.folder / DECISIONS) if d.accepted)
+    own.workspace.label_path(image).write_text("0 0.5 0.5 0.5 0.5\n")
+    with pytest.raises(DataError, match="wafer ledger adopt"):
+        propagate(own.workspace)
+    assert own.workspace.label_path(image).read_text() == "0 0.5 0.5 0.5 0.5\n"
+
+
+def test_all_arguments_out_of_range_are_told_together(own: Any) -> None:
+    with pytest.raises(TrainingError, match=r"--folds .*; --rounds .*; --promise .*; --confidence"):
+        propagate(own.workspace, folds=1, rounds=9, promise=1.0, confidence=0.0)
+
+
+def test_a_second_round_learns_from_accepted_images_and_is_compared(small: Any) -> None:
+    told: list[tuple[int, int]] = []
+    arguments = {"epochs": 6, "batch": 4, "imgsz": 64, "folds": 2, "rounds": 2}
+    done = propagate(small, **arguments, progress=lambda *counts: told.append(counts))
+    assert all(done_ <= total for done_, total in told)
+    assert [d for d, _ in told] == sorted(d for d, _ in told)
+    assert told[-1][0] == told[-1][1]
+    (comparison,) = done.summary.gate
+    assert {c.class_name for c in comparison} == {"bright", "dark"}
+    plans = sorted(done.folder.glob("round-2/fold-*/teacher/yolov5n-001/plan.json"))
+    assert len(plans) == 2
+    learnt = [{Path(i["path"]).name for i in json.loads(p.read_text())["train"]} for p in plans]
+    pool = [{name for name in names if name[0] == "p"} for names in learnt]
+    assert pool[0]
+    assert not pool[0] & pool[1]  # each teacher without its own fold
+    assert not any(name[0] in "v" for names in learnt for name in names)

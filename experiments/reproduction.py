@@ -15,7 +15,7 @@ from wafer.datasets.workspace import Workspace
 from wafer.detector.runs import Run, locked
 from wafer.experiments.table3.outputs import Table3
 from wafer.experiments.table3.plan import SCALES, Scale, ScaleName, settings
-from wafer.experiments.table3.record import claim_folder
+from wafer.experiments.table3.record import WORKSPACE, check_folder, claim_folder
 from wafer.experiments.table3.running import Progress, Series, check_splits, data_of
 
 __all__ = ["reproduce_table"]
@@ -41,7 +41,7 @@ def reproduce_table(
     page are written after every experiment, the HTML page at the end.
 
     Args:
-        folder: gets the table, the runs, and the synthetic images where there is no ``workspace``.
+        folder: gets the table, the runs, and a synthetic workspace where there is none of the user.
         table: of the paper; 1 and 2 are not there yet.
         scale: ``paper`` has its settings, ``cpu`` and ``smoke`` are smaller.
         workspace: the user's own data; only its cache is written to.
@@ -77,42 +77,35 @@ def _table3(
     progress: Progress,
 ) -> Table3:
     _check_place(folder, own)
-    workspace = own or generate_workspace(
-        folder,
-        images=scale.images,
-        size=scale.size,
-        difficulty=scale.difficulty,
-        seed=common["seed"],
-        progress=lambda done, total: progress("rendering", done, total),
-    )
-    notes = check_splits(workspace)
-    series = Series(folder, workspace, scale, common, data_of(workspace), progress)
-    start = series.check()
-    claim_folder(
-        folder,
-        {
-            "table": 3,
-            **{key: common[key] for key in ("model", "seed")},
-            "weights": start.digest,
-            "scale": asdict(scale),
-            "data": series.data,
-        },
-        empty=own is not None,
-    )
-    table = Table3(
-        folder=folder,
-        scale=scale,
-        settings=settings(
-            scale,
-            model=common["model"],
-            start=start.text,
-            workspace=None if own is None else own.root.name,
-        ),
-        notes=notes if scale.remark is None else (scale.remark, *notes),
-        synthetic=own is None,
-        outcomes=(),
-    )
+    known = {"table": 3, "scale": asdict(scale), "model": common["model"], "seed": common["seed"]}
+    check_folder(folder, known)
+    folder.mkdir(parents=True, exist_ok=True)
     with locked(Run(folder)), _room_for(folder):
+        workspace = own or generate_workspace(
+            folder / WORKSPACE,
+            images=scale.images,
+            size=scale.size,
+            difficulty=scale.difficulty,
+            seed=common["seed"],
+            progress=lambda done, total: progress("rendering", done, total),
+        )
+        notes = check_splits(workspace)
+        series = Series(folder, workspace, scale, common, data_of(workspace), progress)
+        start = series.check()
+        claim_folder(folder, {**known, "weights": start.digest, "data": series.data})
+        table = Table3(
+            folder=folder,
+            scale=scale,
+            settings=settings(
+                scale,
+                model=common["model"],
+                start=start.text,
+                workspace=None if own is None else own.root.name,
+            ),
+            notes=notes if scale.remark is None else (scale.remark, *notes),
+            synthetic=own is None,
+            outcomes=(),
+        )
         for outcome in series.run():
             table = replace(table, outcomes=(*table.outcomes, outcome))
             table.write()

@@ -10,30 +10,23 @@ from typing import Any
 from wafer.datasets.errors import WorkspaceError
 from wafer.datasets.files import write_text
 
-__all__ = ["claim_folder"]
+__all__ = ["WORKSPACE", "check_folder", "claim_folder"]
 
 RECORD = "reproduce.json"
+WORKSPACE = "workspace"
+"""The folder of the synthetic images."""
+# What a command leaves that was killed before it wrote the record.
+BEGUN = (WORKSPACE, ".lock", f".{RECORD}.tmp-")
 
 
-def claim_folder(folder: Path, wanted: Mapping[str, Any], *, empty: bool) -> None:
-    """Make a folder that of one table, or check that it is so already.
-
-    Args:
-        folder: of the table.
-        wanted: all that decides about its figures.
-        empty: whether a folder that no table has claimed yet has to be empty.
+def check_folder(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """Check that a folder is new, or that of a table for which all of ``wanted`` holds.
 
     Raises:
         WorkspaceError: it belongs to another table, to other data, or to something else.
     """
-    path = folder / RECORD
-    if not path.is_file():
-        if empty and _holds_anything(folder):
-            raise WorkspaceError(f"{folder} is not of `wafer reproduce`; name a new folder")
-        write_text(path, json.dumps(wanted, indent=2) + "\n")
-        return
-    before = _read(path)
-    differing = [key for key, value in _plain(wanted).items() if before.get(key) != value]
+    record = _read(folder)
+    differing = [key for key, value in _plain(wanted).items() if record.get(key, value) != value]
     if differing == ["data"]:
         raise WorkspaceError(
             f"{folder}: images, labels or splits have changed since this table was begun; put "
@@ -46,14 +39,23 @@ def claim_folder(folder: Path, wanted: Mapping[str, Any], *, empty: bool) -> Non
         )
 
 
-def _holds_anything(folder: Path) -> bool:
-    if not folder.is_dir():
-        return folder.exists()
-    leftovers = f".{RECORD}.tmp-"  # of a command that was killed in its first moment
-    return not all(path.name.startswith(leftovers) for path in folder.iterdir())
+def claim_folder(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """Make a folder that of the table for which all of ``wanted`` holds.
+
+    Raises:
+        WorkspaceError: as ``check_folder``.
+    """
+    check_folder(folder, wanted)
+    if not (folder / RECORD).is_file():
+        write_text(folder / RECORD, json.dumps(wanted, indent=2) + "\n")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    if not path.is_file():
+        if folder.exists() and not (folder.is_dir() and all(map(_is_begun, folder.iterdir()))):
+            raise WorkspaceError(f"{folder} is not of `wafer reproduce`; name a new folder")
+        return {}
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError):
@@ -61,6 +63,10 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise WorkspaceError(f"{path} is damaged; bring it back, or name a new folder")
     return record
+
+
+def _is_begun(path: Path) -> bool:
+    return path.name.startswith(BEGUN)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def calibration_error(probabilities: Sequence[float], right: Sequence[bool]) -> 
     """Return the expected calibration error over ten bins of equal width, None without values.
 
     Example:
-        >>> calibration_error([0.95, 0.95], [True, False])
+        >>> round(calibration_error([0.95, 0.95], [True, False]), 2)
         0.45
     """
     p, truth = np.asarray(probabilities, np.float64), np.asarray(right, np.float64)

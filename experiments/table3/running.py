@@ -113,7 +113,7 @@ class Series:
                 )
             yield self._outcome(experiment, spent)
             spent += cost(experiment, self.scale)
-            self._tell("all", spent)
+            self._tell_all(spent)
 
     def _outcome(self, experiment: Experiment, spent: int) -> Outcome:
         verdict = None
@@ -193,10 +193,10 @@ class Series:
 
     def _tell_both(self, experiment: Experiment, spent: int, epochs: float) -> None:
         self.progress(experiment.name, epochs, cost(experiment, self.scale))
-        self._tell("all", spent + epochs)
+        self._tell_all(spent + epochs)
 
-    def _tell(self, step: str, epochs: float) -> None:
-        self.progress(step, epochs, sum(cost(each, self.scale) for each in EXPERIMENTS))
+    def _tell_all(self, epochs: float) -> None:
+        self.progress("all", epochs, sum(cost(each, self.scale) for each in EXPERIMENTS))
 
 
 def data_of(workspace: Workspace) -> str:

@@ -89,8 +89,8 @@ def calibration_error(probabilities: Sequence[float], right: Sequence[bool]) -> 
     """Return the expected calibration error over ten bins of equal width, None without values.
 
     Example:
-        >>> round(calibration_error([0.95, 0.95], [True, False]), 2)
-        0.45
+        >>> calibration_error([0.75, 0.75], [True, False])
+        0.25
     """
     p, truth = np.asarray(probabilities, np.float64), np.asarray(right, np.float64)
     if not len(p):

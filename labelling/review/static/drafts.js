@@ -49,5 +49,6 @@ export function rebased(boxes, task) {
       entry: origin.entry ?? null,
       candidate: origin.candidate ?? null,
     };
-  });  return mine.filter((each) => each.taken || each.was);
+  });
+  return mine.filter((each) => each.taken || each.was);
 }

@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.types import ASGIApp
 
 from wafer.datasets.errors import ConflictError, DataError, ImageError, WaferError
-from wafer.datasets.files import write_text
 from wafer.datasets.workspace import Workspace, write_yolo_view
 from wafer.labelling.exchange.plain_images import plain_image
 from wafer.labelling.ledger import this_user
@@ -27,7 +26,7 @@ from wafer.labelling.review.guard import Guard
 from wafer.labelling.review.piles import Pile
 from wafer.labelling.review.shown import GivenBox
 
-__all__ = ["make_app", "review_token", "serve"]
+__all__ = ["listening", "make_app", "make_server", "review_token", "serve"]
 
 STATIC = Path(__file__).with_name("static")
 TOKEN = "review.token"
@@ -188,8 +187,11 @@ def review_token(workspace: Workspace) -> str:
     if path.is_file() and len(path.read_text(encoding="utf-8").strip()) >= 32:
         return path.read_text(encoding="utf-8").strip()
     token = secrets.token_urlsafe(32)
-    write_text(path, token + "\n")
-    path.chmod(0o600)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # else it would keep the rights it has
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as handle:
+        handle.write(token + "\n")
     return token
 
 
@@ -215,28 +217,40 @@ def serve(
             "`wafer label-propagate` when some are drawn"
         )
     token = review_token(workspace)
-    with _bound(port) as listener:
-        app = make_app(desk, token=token, who=who or this_user())
-        config = uvicorn.Config(
-            app,
+    server = make_server(desk, token=token, who=who or this_user())
+    with listening(port) as listener:
+        ready(f"http://{HOST}:{listener.getsockname()[1]}/?token={token}")
+        try:
+            server.run(sockets=[listener])
+        finally:
+            write_yolo_view(workspace, workspace.samples())
+
+
+def make_server(desk: Desk, *, token: str, who: str) -> uvicorn.Server:
+    """Return a server of the page, to be run on a socket of `listening`; see `make_app`."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            make_app(desk, token=token, who=who),
             log_level="warning",
             access_log=False,  # it would show the token
             server_header=False,
             timeout_graceful_shutdown=5,
         )
-        ready(f"http://{HOST}:{listener.getsockname()[1]}/?token={token}")
-        try:
-            uvicorn.Server(config).run(sockets=[listener])
-        finally:
-            write_yolo_view(workspace, workspace.samples())
+    )
 
 
-def _bound(port: int) -> socket.socket:
+def listening(port: int) -> socket.socket:
+    """Return a socket that takes connections of this machine; 0 takes any port that is free.
+
+    Raises:
+        WaferError: the port is taken.
+    """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     if os.name == "posix":  # elsewhere it would let two servers share a port
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
+        listener.listen()
     except OSError as error:
         listener.close()
         raise WaferError(

@@ -20,6 +20,8 @@ __all__ = ["GivenBox", "ShownBox", "reviewed_boxes", "shown_boxes"]
 Corners = tuple[float, float, float, float]
 SAME = 0.9
 """From this overlap on a candidate is a box that is there already."""
+DRAWN = 0.999
+"""From this overlap on it is the drawn box that an item names, as a label file rounds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def _of_entry(entry: Entry, task: Task, *, blind: bool) -> ShownBox:
         probability=entry.probability,
         entry=entry.number,
         source=entry.source,
-        suspicious=annotation.box.corners == task.drawn,
+        suspicious=task.drawn is not None and annotation.box.iou(Box(*task.drawn)) >= DRAWN,
     )
 
 

@@ -38,6 +38,7 @@ export const KEYS = [
   { key: "b", shift: true, action: "darker" },
   { key: "c", action: "harder", shown: "C", says: "more contrast (Shift: less)", group: "View" },
   { key: "c", shift: true, action: "softer" },
+  { key: "h", action: "bare", shown: "H", says: "hide the boxes, as long as it is held", group: "View" },
   { key: "0", action: "resetView", shown: "0", says: "whole image, as it is", group: "View" },
 
   { key: "g", action: "nextClass", waits: true, shown: "G", says: "next class (Shift: the one before)", group: "Go" },

@@ -410,6 +410,7 @@ const actions = {
   softer: () => look("contrast", 1 / 1.2),
   closer: () => editor.zoom(1.4),
   farther: () => editor.zoom(1 / 1.4),
+  bare: () => $("stage").classList.add("bare"),
   resetView,
   arrows,
   name: () => $("who").select(),
@@ -428,6 +429,9 @@ document.addEventListener("keydown", (event) => {
   if (here.busy && found.waits) return;
   actions[found.action](...found.with, event);
 });
+
+document.addEventListener("keyup", () => $("stage").classList.remove("bare"));
+window.addEventListener("blur", () => $("stage").classList.remove("bare"));
 
 // --- the start ---
 

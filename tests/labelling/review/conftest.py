@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ from wafer.datasets.records import Annotation, Box, Sample
 from wafer.datasets.workspace import Workspace, create_workspace
 from wafer.labelling.ledger import Ledger
 from wafer.labelling.queue import Candidate, Queue, QueueItem, write_queue
-from wafer.labelling.review.server import review_token
+from wafer.labelling.review.desk import Desk
+from wafer.labelling.review.server import listening, make_server, review_token
 
 CLASSES = ClassTable(
     (
@@ -56,7 +59,7 @@ def item(image: str, name: str, *candidates: Candidate, **more: Any) -> QueueIte
 
 
 def make_workspace(root: Path) -> Workspace:
-    """Four images to review, two to draw, three drawn by a person."""
+    """Five images to review, two to draw, three drawn by a person."""
     images = root / "pictures"
     (images / "lot 1").mkdir(parents=True)
     noise = np.random.default_rng(0)
@@ -67,9 +70,7 @@ def make_workspace(root: Path) -> Workspace:
     for image, name in named.items():
         pixels = noise.normal(120, 6, (SIDE, SIDE)).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(images / image)
-        samples.append(
-            Sample(image, image_class=name, annotations=drawn.get(image), split="train")
-        )
+        samples.append(Sample(image, image_class=name, annotations=drawn.get(image), split="train"))
     workspace = create_workspace(root / "w", images=images, classes=CLASSES, samples=samples)
     Ledger(workspace).adopt(who="Ada")
     doubtful = candidate(SECOND, "bright", proposed=False, probability=0.3)
@@ -78,6 +79,7 @@ def make_workspace(root: Path) -> Workspace:
         item("lot 1/q 1&=.png", "bright", candidate(SECOND, "bright", proposed=False)),
         item("d1.png", "bright", revision=1, kind="suspicion", drawn=(10.0, 20.0, 110.0, 140.0)),
         item("q2.png", "dark", candidate(FIRST, "dark"), other="bright", kind="class"),
+        item("n.png", "ok", revision=1, kind="class", reason="said to be empty", other="dark"),
     )
     run = workspace.root / "runs" / "propagate" / "yolov5n-001"
     run.mkdir(parents=True)
@@ -92,10 +94,10 @@ def make_workspace(root: Path) -> Workspace:
 
 @dataclass
 class Page:
-    """A server in a process of its own."""
+    """A server, in a process of its own or, which begins faster, in a thread."""
 
-    process: "subprocess.Popen[str]"
     address: str
+    process: "subprocess.Popen[str] | None" = None
 
     @property
     def port(self) -> int:
@@ -121,10 +123,12 @@ class Page:
         return response.status, json.loads(raw) if is_json else raw
 
     def kill(self) -> None:
+        assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> int:
+        assert self.process is not None
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(30)
 
@@ -138,7 +142,7 @@ def start_page(workspace: Workspace, *, port: int = 0) -> Page:
     address = process.stdout.readline().strip()
     assert address.startswith("http://127.0.0.1:"), process.wait()
     assert review_token(workspace) in address
-    return Page(process, address)
+    return Page(address, process)
 
 
 @pytest.fixture
@@ -146,9 +150,24 @@ def workspace(tmp_path: Path) -> Workspace:
     return make_workspace(tmp_path)
 
 
+@contextmanager
+def threaded_page(workspace: Workspace) -> Iterator[Page]:
+    """Serve the page from a thread, on a real socket."""
+    token = review_token(workspace)
+    server = make_server(Desk(workspace), token=token, who="Ada")
+    with listening(0) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield Page(f"http://127.0.0.1:{listener.getsockname()[1]}/?token={token}")
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
 @pytest.fixture
 def pages() -> Iterator[Callable[..., Page]]:
-    """Start pages that end with the test."""
+    """Start pages in processes, which end with the test."""
     begun: list[Page] = []
 
     def begin(workspace: Workspace, *, port: int = 0) -> Page:
@@ -158,10 +177,12 @@ def pages() -> Iterator[Callable[..., Page]]:
     yield begin
     for page in begun:
         page.kill()
-        if page.process.stdout is not None:
-            page.process.stdout.close()
+        assert page.process is not None
+        assert page.process.stdout is not None
+        page.process.stdout.close()
 
 
 @pytest.fixture
-def page(workspace: Workspace, pages: Callable[..., Page]) -> Page:
-    return pages(workspace)
+def page(workspace: Workspace) -> Iterator[Page]:
+    with threaded_page(workspace) as page:
+        yield page

@@ -283,7 +283,7 @@ def test_the_queue_goes_class_by_class_and_what_is_passed_over_comes_again(page:
     assert seen == ["q0.png", *others, "q0.png", "lot 1/q 1&=.png"]
     assert following(page, ADA, class_name="dark")["image"] == "q2.png"
     assert decide(page, ADA, following(page, ADA, class_name="dark"))[0] == 200
-    assert following(page, ADA, class_name="dark")["class_name"] == "bright"
+    assert following(page, ADA, class_name="dark")["class_name"] == "ok"
 
 
 def test_seeds_are_drawn_from_nothing_and_undone(page: Any, workspace: Workspace) -> None:

@@ -9,9 +9,10 @@ export class Drafts {
     return `${this.prefix}${task.pile}:${task.image}`;
   }
 
-  keep(task, boxes) {
+  // `revision` is that of the image which the person began with.
+  keep(task, boxes, revision) {
     try {
-      localStorage.setItem(this.key(task), JSON.stringify({ revision: task.revision, boxes }));
+      localStorage.setItem(this.key(task), JSON.stringify({ revision, boxes }));
       return true;
     } catch {
       return false; // the browser's store is full or off

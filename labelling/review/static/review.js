@@ -19,6 +19,7 @@ const here = {
   pile: sessionStorage.pile ?? null,
   className: sessionStorage.className ?? null,
   task: null,
+  seen: 0, // the revision that the person began with
   conflict: null, // the image as somebody else left it
   busy: false,
   decisions: JSON.parse(sessionStorage.decisions ?? "[]"),
@@ -31,7 +32,7 @@ const editor = new Editor({
   picture: $("picture"),
   svg: $("boxes"),
   changed: () => {
-    if (!drafts.keep(here.task, editor.boxes)) {
+    if (!drafts.keep(here.task, editor.boxes, here.seen)) {
       say("warn", "this browser keeps nothing: do not reload before the image is recorded");
     }
     panels.boxes(editor, here);
@@ -133,7 +134,7 @@ async function show(task, mine = null) {
     problem = error.message;
   }
   task.boxes = begun(task.boxes);
-  Object.assign(here, { task, conflict: null, pile: task.pile });
+  Object.assign(here, { task, seen: task.revision, conflict: null, pile: task.pile });
   here.className = task.class_name ?? "";
   Object.assign(sessionStorage, {
     pile: task.pile,
@@ -163,8 +164,8 @@ function penFor(task) {
 function putBack(task, mine) {
   const draft = mine ? { revision: task.revision, boxes: mine } : drafts.of(task);
   if (!draft || task.pile === "audit") return;
-  const boxes = rebased(draft.boxes, task);
-  editor.restore(boxes);
+  here.seen = draft.revision;
+  editor.restore(rebased(draft.boxes, task));
   if (draft.revision !== task.revision) contest(task);
   else if (!mine) say("ok", "Your boxes of before are back; U takes them away.");
 }
@@ -215,9 +216,9 @@ async function overtaken(task, boxes, word, text) {
   }
   fresh.boxes = begun(fresh.boxes);
   const mine = rebased(editor.boxes, fresh);
-  Object.assign(here, { task: fresh });
+  here.task = fresh;
   editor.boxes = mine;
-  drafts.keep(fresh, mine);
+  drafts.keep(fresh, mine, here.seen); // so that a reload asks again
   contest(fresh);
   panels.all(editor, here, TITLES);
 }

@@ -682,6 +682,24 @@ def audit(
     _note(f"report {done.report}")
 
 
+@app.command()
+def review(
+    port: Annotated[int, typer.Option(help="Where the page is; 0 takes any free port.")] = 8765,
+    who: Annotated[
+        str | None, typer.Option(help="Who looks; else the user's name. The page can change it.")
+    ] = None,
+    workspace: Where = None,
+) -> None:
+    """Look at the queue, draw seeds, and answer an audit in the browser, on this machine alone.
+
+    Prints the address of the page. Every decision is in the ledger before the page says so;
+    stopped or killed, the same command goes on.
+    """
+    from wafer.labelling.review.server import serve
+
+    serve(_workspace(workspace), port=port, who=who, ready=typer.echo)
+
+
 @ledger_app.command("verify")
 def ledger_verify(as_json: AsJson = False, workspace: Where = None) -> None:
     """Check that no line of the ledger was changed, lost or moved, and no label file behind it.

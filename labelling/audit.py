@@ -50,9 +50,12 @@ from wafer.labelling.verdicts import confirmed, withdrawn
 __all__ = [
     "Audited",
     "DrawnAudit",
+    "SampledImage",
     "answer_audit",
     "draw_audit",
     "finish_audit",
+    "note_answer",
+    "sampled_images",
     "waiting_sample",
 ]
 
@@ -87,6 +90,15 @@ class Audited:
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as plain values."""
         return {"classes": [asdict(row) for row in self.classes], "notes": list(self.notes)}
+
+
+@dataclass(frozen=True, slots=True)
+class SampledImage:
+    """An image of a sample that waits, and what its table says so far; None for no answer."""
+
+    image: str
+    class_name: str
+    right: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +264,53 @@ def waiting_sample(workspace: Workspace) -> tuple[tuple[str, str], ...]:
     return tuple((image, draw.name) for draw in draws for image in draw.sample)
 
 
+def sampled_images(workspace: Workspace) -> tuple[SampledImage, ...]:
+    """Return the images of the sample that waits, with the answers in its table so far.
+
+    Raises:
+        WaferError: nothing was labelled yet.
+        DataError: the table cannot be read.
+    """
+    folder = _waiting(_run(workspace))
+    if folder is None:
+        return ()
+    answers = {image: answer.casefold() for _, image, answer in _rows(folder / TABLE)}
+    right = {**dict.fromkeys(YES, True), **dict.fromkeys(NO, False)}
+    return tuple(
+        SampledImage(image, name, right.get(answers.get(image, "")))
+        for image, name in waiting_sample(workspace)
+    )
+
+
+def note_answer(workspace: Workspace, image: str, right: bool | None) -> None:
+    """Write the answer for one image into the table of the sample that waits, atomically.
+
+    Args:
+        workspace: where the sample was drawn.
+        image: one of `sampled_images`.
+        right: whether class and boxes are right; None takes an answer back.
+
+    Raises:
+        WaferError: no sample waits, or it has no such image.
+        DataError: the table cannot be read.
+    """
+    folder = _waiting(_run(workspace))
+    if folder is None:
+        raise WaferError("no sample waits for answers; draw one with `wafer audit`")
+    rows, delimiter = _table(folder / TABLE)
+    header = [cell.strip().casefold() for cell in rows[0][1]]
+    at, column = header.index("image"), header.index("right")
+    found = [cells for _, cells in rows[1:] if _image_in(cells, at) == image]
+    if len(found) != 1:
+        raise WaferError(f"{image} is not once in {folder / TABLE}; bring its row back")
+    found[0].extend([""] * (len(header) - len(found[0])))
+    found[0][column] = {None: "", True: YES[0], False: NO[0]}[right]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n", delimiter=delimiter)
+    writer.writerows(cells for _, cells in rows)
+    write_text(folder / TABLE, out.getvalue())
+
+
 def finish_audit(workspace: Workspace, answers: Path, *, who: str | None = None) -> Audited:
     """Take the filled table of a sample, as `answer_audit` takes its answers.
 
@@ -361,6 +420,19 @@ def _read_answers(path: Path, draws: Sequence[_ClassDraw]) -> dict[str, bool]:
 
 def _rows(path: Path) -> list[tuple[int, str, str]]:
     """Return line, image and answer of each row."""
+    rows, _ = _table(path)
+    header = [cell.strip().casefold() for cell in rows[0][1]]
+    image, right = header.index("image"), header.index("right")
+    padded = [(line, [*cells, *[""] * len(header)]) for line, cells in rows[1:]]
+    return [(line, _image_in(cells, image), cells[right].strip()) for line, cells in padded]
+
+
+def _image_in(cells: Sequence[str], column: int) -> str:
+    return cells[column].strip().removeprefix("./") if column < len(cells) else ""
+
+
+def _table(path: Path) -> tuple[list[tuple[int, list[str]]], str]:
+    """Return the rows with their lines, the header first, and what stands between cells."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -378,11 +450,7 @@ def _rows(path: Path) -> list[tuple[int, str, str]]:
         problem = "no columns `image` and `right`"
         remedy = "fill in the table that `wafer audit` wrote"
         raise DataError([Fault(file=str(path), line=1, problem=problem, remedy=remedy)])
-    image, right = header.index("image"), header.index("right")
-    padded = [(line, [*cells, *[""] * len(header)]) for line, cells in rows[1:]]
-    return [
-        (n, cells[image].strip().removeprefix("./"), cells[right].strip()) for n, cells in padded
-    ]
+    return rows, delimiter
 
 
 def _record(

@@ -9,7 +9,17 @@ from wafer.datasets.ledger import Entry, ImageState
 from wafer.datasets.records import Box, Source
 from wafer.labelling.ledger import BoxEvent, Revision, again
 
-__all__ = ["ReviewedBox", "confirmed", "emptied", "reviewed", "undone", "withdrawn"]
+__all__ = [
+    "ReviewedBox",
+    "confirmed",
+    "emptied",
+    "reviewed",
+    "standing_revision",
+    "undone",
+    "withdrawn",
+]
+
+UNDO = "undo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +95,21 @@ def undone(history: Sequence[tuple[Entry, ...]]) -> Revision:
         events = tuple(again(entry, decision="withdrawn") for entry in history[-1])
     else:
         events = tuple(again(entry, decision=entry.decision) for entry in history[-2])
-    noted = tuple(replace(event, note="undo") for event in events)
+    noted = tuple(replace(event, note=UNDO) for event in events)
     return Revision(last.image, noted, last.image_class, last.revision)
+
+
+def standing_revision(history: Sequence[tuple[Entry, ...]]) -> int:
+    """Return the revision whose boxes an image has: an undo brings back the one before.
+
+    Args:
+        history: the revisions of one image, as ``Ledger.history`` gives them.
+    """
+    standing = [0]
+    for entries in history:
+        back = all(entry.note == UNDO for entry in entries) and len(standing) > 1
+        standing.append(standing[-2] if back else entries[0].revision)
+    return standing[-1]
 
 
 def _reviewed(each: ReviewedBox) -> BoxEvent:

@@ -1,0 +1,1 @@
+"""The local page where people look at the queue, draw seeds, and answer a blind sample."""

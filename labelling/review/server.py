@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -198,7 +199,7 @@ def review_token(workspace: Workspace) -> str:
 def serve(
     workspace: Workspace, *, port: int, who: str | None = None, ready: Callable[[str], None]
 ) -> None:
-    """Serve the page on this machine until the process is interrupted.
+    """Serve the page on this machine until the process is interrupted or asked to end.
 
     Args:
         workspace: whose piles.
@@ -218,10 +219,15 @@ def serve(
         )
     token = review_token(workspace)
     server = make_server(desk, token=token, who=who or this_user())
+    # uvicorn answers what was asked, then raises the signal again: SIGTERM would end all at once.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with listening(port) as listener:
         ready(f"http://{HOST}:{listener.getsockname()[1]}/?token={token}")
         try:
             server.run(sockets=[listener])
+        except KeyboardInterrupt:
+            pass
         finally:
             write_yolo_view(workspace, workspace.samples())
 

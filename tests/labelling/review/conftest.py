@@ -3,12 +3,13 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,9 +128,9 @@ class Page:
         self.process.kill()
         self.process.wait()
 
-    def stop(self) -> int:
+    def stop(self, number: signal.Signals) -> int:
         assert self.process is not None
-        self.process.send_signal(signal.SIGINT)
+        self.process.send_signal(number)
         return self.process.wait(30)
 
 
@@ -180,6 +181,26 @@ def pages() -> Iterator[Callable[..., Page]]:
         assert page.process is not None
         assert page.process.stdout is not None
         page.process.stdout.close()
+
+
+@pytest.fixture
+def serving() -> Callable[[Workspace], AbstractContextManager[Page]]:
+    """Return what serves the page of a workspace as long as it is asked to."""
+    return threaded_page
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A Chromium that is installed; tests are skipped where none is."""
+    reason = "playwright is not installed"
+    playwright = pytest.importorskip("playwright.sync_api", reason=reason)
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("no chromium on the path")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The page in a real Chromium: mouse, keyboard, reload, two windows, a server that goes away."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,25 +8,13 @@ import pytest
 from wafer.datasets.workspace import Workspace
 from wafer.labelling.ledger import Ledger
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path"),
     # A selector that is found too late is a failure, not a longer wait.
     pytest.mark.timeout(180),
 ]
 SMALL, LARGE = (640, 480), (1280, 800)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class Window:

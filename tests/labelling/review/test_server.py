@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -440,12 +441,13 @@ def test_a_killed_server_has_everything_it_acknowledged_and_goes_on(
 
 
 @pytest.mark.slow
-def test_it_stops_at_an_interrupt_and_renews_the_data_for_training(
-    pages: Callable[..., Any], workspace: Workspace
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_renews_the_data_for_training(
+    pages: Callable[..., Any], workspace: Workspace, number: signal.Signals
 ) -> None:
     page = pages(workspace)
     decide(page, ADA, following(page, ADA))
-    assert page.stop() == 1
+    assert page.stop(number) == 0
     listed = {p.name for p in (workspace.root / ".cache" / "yolo").rglob("*q0*")}
     assert listed
 

@@ -9,14 +9,9 @@ import pytest
 from wafer.datasets.errors import DataError, TrainingError
 from wafer.datasets.ledger import read_chain
 from wafer.datasets.workspace import trusted
-from wafer.labelling.ledger import Ledger, Revision, again
+from wafer.labelling.ledger import Ledger
 from wafer.labelling.propagation.decisions import exactly_right
-from wafer.labelling.propagation.outcome import (
-    DECISIONS,
-    read_decisions,
-    rejected_by_person,
-    revisions,
-)
+from wafer.labelling.propagation.outcome import DECISIONS, read_decisions, revisions
 from wafer.labelling.propagation.propagating import propagate
 from wafer.labelling.propagation.report import read_summary
 from wafer.labelling.queue import newest_queue, open_items
@@ -124,17 +119,6 @@ def test_a_person_reviews_the_queue_from_its_records(own: Any) -> None:
     (entry,) = ledger.states()[item.image].live
     assert (entry.source, entry.model) == ("model+confirmed", queue.model)
     assert len(open_items(queue, ledger.states())) == len(before) - 1
-
-
-def test_a_box_that_a_person_rejected_is_not_offered_as_a_label_again(own: Any) -> None:
-    ledger = Ledger(own.workspace)
-    decisions = [d for d in read_decisions(own.done.folder / DECISIONS) if d.accepted]
-    assert not any(rejected_by_person(d, ledger.states()) for d in decisions)
-    image = decisions[0].image
-    gone = [again(entry, decision="rejected") for entry in ledger.states()[image].live]
-    ledger.record([Revision(image, tuple(gone))], who="Ada")
-    assert not own.workspace.label_path(image).exists()
-    assert [d.image for d in decisions if rejected_by_person(d, ledger.states())] == [image]
 
 
 def test_an_edited_label_file_stops_the_command_before_it_begins(own: Any) -> None:

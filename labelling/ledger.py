@@ -43,7 +43,16 @@ from wafer.datasets.records import Annotation, Box, Source
 from wafer.datasets.scanning import ImageCache, find_files
 from wafer.datasets.workspace import Workspace
 
-__all__ = ["BoxEvent", "HandEdit", "Ledger", "Rebuilt", "Revision", "again", "this_user"]
+__all__ = [
+    "BoxEvent",
+    "HandEdit",
+    "Ledger",
+    "Rebuilt",
+    "Revision",
+    "again",
+    "nearest",
+    "this_user",
+]
 
 LOCK = ".ledger.lock"
 TORN = "ledger.torn"
@@ -80,12 +89,14 @@ class Revision:
 
     Without a box and without an ``empty`` event the image has no label file afterwards.
     ``expected`` is the revision that whoever decided had seen, 0 for none; None takes any.
+    ``who`` decided where it was another than who records it.
     """
 
     image: str
     events: tuple[BoxEvent, ...]
     image_class: str | None = None
     expected: int | None = None
+    who: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +325,11 @@ class Ledger:
             numbers[revision.image] = known + 1
             first = len(self._chain.entries) + len(entries) + 1
             entries += self._entries(
-                revision, number=first, revision_number=known + 1, who=who, now=now
+                revision,
+                number=first,
+                revision_number=known + 1,
+                who=revision.who or who,
+                now=now,
             )
         lines, digests = [], []
         digest = self._chain.digest
@@ -465,7 +480,7 @@ class Ledger:
         events = []
         for annotation in self._boxes_of(state.image):
             same = next((e for e in left if same_boxes([annotation], [e.annotation()])), None)
-            near = same or _nearest(annotation, left)
+            near = same or nearest(annotation, left)
             if near is not None:
                 left.remove(near)
             if same is not None:
@@ -496,7 +511,7 @@ def again(entry: Entry, *, decision: Decision) -> BoxEvent:
     return BoxEvent(box=box, **{**kept, "decision": decision, "supersedes": entry.number})
 
 
-def _nearest(annotation: Annotation, entries: Sequence[Entry]) -> Entry | None:
+def nearest(annotation: Annotation, entries: Sequence[Entry]) -> Entry | None:
     """Return the entry of a box that this one overlaps most, from IoU 0.5 on."""
     overlaps = [(annotation.box.iou(Box(*e.box)), e) for e in entries if e.box is not None]
     best = max(overlaps, key=lambda pair: pair[0], default=(0.0, None))

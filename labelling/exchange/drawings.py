@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from wafer.datasets.boxes import box_lines
 from wafer.datasets.errors import DataError, Fault
-from wafer.datasets.files import write_text
 from wafer.datasets.keeping import keep_copy
+from wafer.datasets.ledger import Decision, Entry, ImageState, same_boxes
 from wafer.datasets.reading import ruled_annotations
-from wafer.datasets.records import Annotation, Sample
+from wafer.datasets.records import Annotation, Sample, Source
 from wafer.datasets.scanning import ImageCache
 from wafer.datasets.workspace import Workspace, write_yolo_view
+from wafer.labelling.ledger import BoxEvent, Ledger, Revision, again, nearest, this_user
 
 __all__ = ["Drawing", "TakenIn", "agree", "take_in"]
 
 # Corners that come back from another program differ by its rounding; nobody sees a 20th of a pixel.
 SAME = 0.05
 SHOWN = 5
+DECIDED: Mapping[Source, Decision] = {"model+confirmed": "confirmed", "model+edited": "edited"}
+"""What a person did to a model's box, by the source that the other program gives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +68,13 @@ def agree(one: Sequence[Annotation], other: Sequence[Annotation], *, iou: float 
 def take_in(
     workspace: Workspace, drawings: Sequence[Drawing], *, source: str, force: bool = False
 ) -> TakenIn:
-    """Write drawings into the label files of a workspace; at any fault nothing is written.
+    """Record drawings in the ledger and then in the label files; at any fault nothing is written.
 
     A label file with the same boxes stays as it is, one without a person's boxes gives way.
     One of a person with other boxes is a conflict: it is named, and only ``force`` replaces it,
-    keeping the old one as ``.bak-N``. A command that was killed is started again and goes on.
+    keeping the old one as ``.bak-N``. One that was edited behind the ledger's back is never
+    replaced. All drawings are in the ledger before the first label file is written, so that a
+    command that was killed is finished by the next one.
 
     Args:
         workspace: where the label files are.
@@ -78,8 +83,12 @@ def take_in(
         force: replace what a person drew otherwise.
 
     Raises:
-        DataError: all conflicts and all boxes on images of class "no defect" together.
+        DataError: all conflicts, label files edited by hand, and boxes on images of class "no
+            defect" together.
+        ConflictError: somebody changed an image meanwhile; nothing is written.
     """
+    ledger = Ledger(workspace)
+    edits = {edit.image: edit for edit in ledger.edits()}  # after what a crash left is written
     samples = {sample.image: sample for sample in workspace.samples()}
     cache = workspace.image_cache()
     faults: list[Fault] = []
@@ -89,7 +98,9 @@ def take_in(
     for drawing in drawings:
         sample = samples[drawing.image]
         label = workspace.label_path(drawing.image)
-        if _is_none(workspace, sample):
+        if drawing.image in edits:
+            faults.append(edits[drawing.image].fault())
+        elif _is_none(workspace, sample):
             faults += _box_faults(drawing, sample, source)
             unchanged.append(drawing)
         elif not label.is_file() or _impersonal(sample):
@@ -105,17 +116,69 @@ def take_in(
             faults.append(Fault(file=source, problem=problem, remedy=remedy))
     if faults:
         raise DataError(faults)
-    for drawing in written:
-        sample, label = samples[drawing.image], workspace.label_path(drawing.image)
-        boxes = _ruled(workspace, sample, drawing, cache)
-        text = box_lines(boxes, classes=workspace.classes, size=cache.size(drawing.image))
-        if label.is_file() and not _impersonal(sample):  # also one that has come up meanwhile
-            keep_copy(label)
-        write_text(label, text)
     cache.save()
+    ledger.adopt(who=this_user(), edited=False)
+    states = ledger.states()
+    changes = [
+        _revision(
+            drawing,
+            _ruled(workspace, samples[drawing.image], drawing, cache),
+            state=states.get(drawing.image),
+            image_class=samples[drawing.image].image_class,
+            source=source,
+        )
+        for drawing in written
+    ]
+    for image in replaced:
+        keep_copy(workspace.label_path(image))
+    ledger.record(changes, who=this_user())
     write_yolo_view(workspace, workspace.samples())
     notes = _contradictions(drawings, samples, workspace)
     return TakenIn(tuple(written), tuple(unchanged), tuple(replaced), notes)
+
+
+def _revision(
+    drawing: Drawing,
+    boxes: Sequence[Annotation],
+    *,
+    state: ImageState | None,
+    image_class: str | None,
+    source: str,
+) -> Revision:
+    """Return the change that an image has what was drawn, and of its boxes so far nothing else."""
+    left = [] if state is None else list(state.live)
+    events = []
+    for annotation in boxes:
+        same = next((e for e in left if same_boxes([annotation], [e.annotation()])), None)
+        near = same or nearest(annotation, left)
+        if near is not None:
+            left.remove(near)
+        events.append(_event(annotation, near))
+    events = events or [BoxEvent(decision="empty")]
+    events += [again(entry, decision="rejected") for entry in left]
+    origin = source if source.startswith("roboflow:") else Path(source).name
+    note = f"imported from {origin}" + (f", drawn {drawing.when}" if drawing.when else "")
+    return Revision(
+        drawing.image,
+        tuple(replace(event, note=note) for event in events),
+        image_class,
+        0 if state is None else state.revision,
+        drawing.author,
+    )
+
+
+def _event(annotation: Annotation, before: Entry | None) -> BoxEvent:
+    """Return what became of a box; of a model's box that a person left, its scores are kept."""
+    decision = DECIDED.get(annotation.source, "drawn")
+    box, name, source = annotation.box, annotation.class_name, annotation.source
+    if before is None:
+        return BoxEvent(decision=decision, box=box, class_name=name, source=source)
+    if annotation.source in DECIDED:
+        kept = again(before, decision=decision)
+        return replace(kept, box=box, class_name=name, source=source)
+    return BoxEvent(
+        decision=decision, box=box, class_name=name, source=source, supersedes=before.number
+    )
 
 
 def _impersonal(sample: Sample) -> bool:

@@ -7,6 +7,7 @@ nothing. Such an image stays without a label, and in the queue.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from wafer.datasets.records import Annotation
 from wafer.labelling.propagation.calibration import Calibrator, fit_calibrator, logit
+from wafer.labelling.propagation.fusion import MOST
 from wafer.labelling.propagation.places import Place, matched, overlaps
 
 __all__ = [
@@ -233,6 +235,8 @@ def decide_image(
         reason = "no box found"
     elif found.doubtful:
         reason = "a doubtful box"
+    elif _cut_off(places):
+        reason = "more boxes than are looked for"
     elif limit is None:
         reason = "the teachers do not know this class well enough"
     elif probability < limit:
@@ -249,6 +253,12 @@ def decide_image(
         threshold=limit,
         other=other,
     )
+
+
+def _cut_off(places: Sequence[Place]) -> bool:
+    """Return whether places of a class that are no longer kept may be boxes, too."""
+    possible = Counter(p.class_name for p in places if p.probability > CERTAIN_NOT)
+    return any(number >= MOST for number in possible.values())
 
 
 def _limit(names: set[str], limits: Mapping[str, float | None]) -> float | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FUSE_IOU", "Cluster", "fuse", "pairwise_iou"]
+__all__ = ["FUSE_IOU", "MOST", "Cluster", "fuse", "pairwise_iou"]
 
 FUSE_IOU = 0.55
 MOST = 20

@@ -17,7 +17,7 @@ from wafer.datasets.records import Annotation, Box
 from wafer.labelling.certificate import plan_audit
 from wafer.labelling.ledger import BoxEvent, Revision
 from wafer.labelling.propagation.decisions import ImageDecision
-from wafer.labelling.propagation.places import Place
+from wafer.labelling.propagation.places import MATCH_IOU, Place
 from wafer.labelling.propagation.roles import Roles
 from wafer.labelling.propagation.rounds import RoundResult
 from wafer.labelling.propagation.suspicion import Suspicion
@@ -30,6 +30,7 @@ __all__ = [
     "put_back_items",
     "queue_items",
     "read_decisions",
+    "rejected_by_person",
     "revisions",
     "small_classes",
     "write_decisions",
@@ -64,6 +65,22 @@ def annotations_of(decision: ImageDecision) -> tuple[Annotation, ...]:
     """Return the boxes of an accepted image."""
     return tuple(
         Annotation(p.box, p.class_name, "model", min(1.0, p.probability)) for p in decision.boxes
+    )
+
+
+def rejected_by_person(decision: ImageDecision, states: Mapping[str, ImageState]) -> bool:
+    """Return whether a box of an image is one that a person has rejected there.
+
+    Args:
+        decision: about the image.
+        states: of the ledger.
+    """
+    state = states.get(decision.image)
+    rejected = [e for e in (state.entries if state else ()) if e.decision == "rejected"]
+    return any(
+        entry.class_name == place.class_name and place.box.iou(entry.annotation().box) >= MATCH_IOU
+        for entry in rejected
+        for place in decision.boxes
     )
 
 

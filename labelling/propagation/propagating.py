@@ -21,6 +21,7 @@ from wafer.labelling.propagation.outcome import (
     DECISIONS,
     annotations_of,
     queue_items,
+    rejected_by_person,
     revisions,
     small_classes,
     write_decisions,
@@ -39,6 +40,7 @@ __all__ = ["Propagated", "propagate"]
 WHO = "wafer label-propagate"
 ENOUGH = 0.005
 """A round whose mean AP50 on drawn images is better by less is the last."""
+REJECTED = "a person rejected such a box"
 HARMED = "labels of a model made the teachers of this class worse"
 
 Progress = Callable[[int, int], None]
@@ -148,6 +150,7 @@ def propagate(
         )
         best = _best(results, comparisons)
         result = _without_harmed(best, comparisons)
+        result = _refused(result, REJECTED, lambda d: rejected_by_person(d, states))
         result = _without_changed(workspace, result, digests)
         suspicious = _suspicions(workspace, roles, result)
         return _finish(

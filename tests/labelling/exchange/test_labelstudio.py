@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,8 @@ from wafer.datasets.workspace import Workspace, create_workspace
 from wafer.labelling.exchange.drawings import Drawing, agree, take_in
 from wafer.labelling.exchange.labelstudio import labelling_config, read_export, write_tasks
 from wafer.labelling.importing import import_labels
+from wafer.labelling.ledger import BoxEvent, Ledger, Revision
+from wafer.labelling.verifying import verify_ledger
 
 CLASSES = ClassTable(
     (
@@ -652,22 +655,147 @@ def test_drawings_are_taken_in_at_once_or_not_at_all(workspace: Workspace) -> No
     assert not workspace.label_path("lot1/a.png").exists()
 
 
+# The ledger
+
+
+def entries(workspace: Workspace, image: str) -> list[tuple[Any, ...]]:
+    last = Ledger(workspace).history(image)[-1]
+    return [(e.decision, e.source, e.box, e.who, e.supersedes) for e in last]
+
+
+def sound(workspace: Workspace) -> bool:
+    found = verify_ledger(workspace)
+    return (found.faults, found.edits) == ((), ()) and Ledger(workspace).rebuild().written == 0
+
+
+def test_every_box_and_every_no_box_is_in_the_ledger_with_who_and_when(
+    workspace: Workspace,
+) -> None:
+    when = "2026-01-02T03:04:05Z"
+    tasks = [
+        task("lot1/a.png", annotation(region(BOX), region(OTHER), updated_at=when)),
+        task("lot2/a.png", annotation(completed_by=5)),
+    ]
+    import_labels(workspace, str(saved(workspace.root, tasks)))
+    assert entries(workspace, "lot1/a.png") == [
+        ("drawn", "human", pytest.approx(BOX.corners), "3", None),
+        ("drawn", "human", pytest.approx(OTHER.corners), "3", None),
+    ]
+    assert entries(workspace, "lot2/a.png") == [("empty", None, None, "5", None)]
+    (first, _), (empty,) = (
+        Ledger(workspace).states()[image].entries for image in ("lot1/a.png", "lot2/a.png")
+    )
+    assert first.note == f"imported from export.json, drawn {when}"
+    assert (empty.note, empty.image_class) == ("imported from export.json", 'a "b" <c> & d')
+    assert sound(workspace)
+    import_labels(workspace, str(saved(workspace.root, tasks)))
+    assert len(Ledger(workspace).history("lot1/a.png")) == 1
+    shutil.rmtree(workspace.labels)
+    assert Ledger(workspace).rebuild().written == 4  # with those of c.png and dev.png, by rule
+    assert workspace.label_path("lot2/a.png").read_bytes() == b""
+    assert {s.image: len(s.annotations or ()) for s in workspace.samples()}["lot1/a.png"] == 2
+
+
+def test_what_is_replaced_is_named_by_number(workspace: Workspace) -> None:
+    label = workspace.label_path("lot1/a.png")
+    label.parent.mkdir(parents=True)
+    label.write_text("0 0.25 0.3 0.3 0.4\n0 0.9 0.9 0.1 0.1\n")  # BOX and one more
+    tasks = [task("lot1/a.png", annotation(region(BOX), region(OTHER)))]
+    path = str(saved(workspace.root, tasks))
+    with pytest.raises(DataError, match="other boxes"):
+        import_labels(workspace, path)
+    assert not (workspace.root / "ledger.jsonl").exists()
+    import_labels(workspace, path, force=True)
+    adopted = Ledger(workspace).history("lot1/a.png")[0]
+    assert [(e.decision, e.source) for e in adopted] == [("adopted", "human")] * 2
+    assert [(e[0], e[4]) for e in entries(workspace, "lot1/a.png")] == [
+        ("drawn", adopted[0].number),
+        ("drawn", None),
+        ("rejected", adopted[1].number),
+    ]
+    assert sound(workspace)
+
+
+def test_a_models_boxes_give_way_and_keep_their_scores_where_a_person_left_them(
+    workspace: Workspace,
+) -> None:
+    of_model = [
+        BoxEvent(decision="accepted", box=b, class_name="residue", source="model", raw=0.75)
+        for b in (BOX, OTHER)
+    ]
+    Ledger(workspace).record([Revision("lot1/a.png", tuple(of_model))], who="model")
+    parts = region(BOX, origin="prediction"), region(Box(2, 30, 9, 48))
+    taken = import_labels(
+        workspace, str(saved(workspace.root, [task("lot1/a.png", annotation(*parts))]))
+    )
+    assert (len(taken.written), taken.replaced) == (1, ())
+    state = Ledger(workspace).states()["lot1/a.png"]
+    assert [(e.decision, e.source, e.raw, e.supersedes) for e in state.entries] == [
+        ("confirmed", "model+confirmed", 0.75, 1),
+        ("drawn", "human", None, None),
+        ("rejected", "model", 0.75, 2),
+    ]
+    assert sound(workspace)
+
+
+@pytest.mark.parametrize("edit", ["changed", "removed"])
+def test_a_label_file_edited_behind_the_ledgers_back_is_asked_about_and_kept(
+    workspace: Workspace, edit: str
+) -> None:
+    path = str(saved(workspace.root, [task("lot1/a.png", annotation(region(BOX)))]))
+    import_labels(workspace, path)
+    label = workspace.label_path("lot1/a.png")
+    if edit == "changed":
+        label.write_text("0 0.9 0.9 0.1 0.1\n")
+    else:
+        label.unlink()
+    tasks = [task(image, annotation(region(OTHER))) for image in ("lot1/a.png", "e.png")]
+    for force in (False, True):
+        with pytest.raises(DataError) as caught:
+            import_labels(workspace, str(saved(workspace.root, tasks)), force=force)
+        (fault,) = caught.value.faults
+        assert fault.problem == f"{edit} by hand since the ledger recorded it"
+        assert "wafer ledger adopt" in (fault.remedy or "")
+    assert (label.read_text() if label.exists() else None) == (
+        "0 0.9 0.9 0.1 0.1\n" if edit == "changed" else None
+    )
+    assert not workspace.label_path("e.png").exists()
+    Ledger(workspace).adopt(who="somebody")
+    import_labels(workspace, str(saved(workspace.root, tasks)), force=True)
+    assert sound(workspace)
+
+
 @pytest.mark.slow
-def test_a_killed_import_goes_on_and_leaves_no_half_file(tmp_path: Path) -> None:
-    samples = tuple(Sample(f"{i:03}.png", "residue", None, None, "train") for i in range(300))
+@pytest.mark.parametrize("moment", ["began", "recorded", "writing"])
+def test_an_import_killed_at_any_moment_is_whole_in_the_ledger_or_not_there(
+    tmp_path: Path, moment: str
+) -> None:
+    samples = tuple(Sample(f"{i:03}.png", "residue", None, None, "train") for i in range(150))
     workspace = made(tmp_path, samples)
     tasks = [task(sample.image, annotation(region(BOX), region(OTHER))) for sample in samples]
     command = [Path(sys.executable).with_name("wafer"), "labels", "import"]
     command.append(saved(tmp_path, tasks))
+    ready = {
+        "began": lambda: (tmp_path / ".ledger.lock").exists(),
+        "recorded": lambda: (tmp_path / "ledger.jsonl").exists(),
+        "writing": lambda: len(list(workspace.labels.glob("*.txt"))) >= 5,
+    }[moment]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
-    while len(list(workspace.labels.glob("*.txt"))) < 5:
+    while not ready():
         assert process.poll() is None
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     there = list(workspace.labels.glob("*.txt"))
-    assert 5 <= len(there) < 300
-    assert {path.read_text().count("\n") for path in there} == {2}
+    assert len(there) < 150
+    assert {path.read_text().count("\n") for path in there} <= {2}
+    found = verify_ledger(workspace)
+    assert (found.faults, found.edits) == ((), ())
+    assert (found.images > 0) or not there
     taken = import_labels(workspace, str(tmp_path / "export.json"))
-    assert (len(taken.written), len(taken.unchanged)) == (300 - len(there), len(there))
-    assert len(list(workspace.labels.glob("*.txt"))) == 300
+    if moment == "writing":  # all of it was recorded, and whoever opens the ledger writes the rest
+        assert (len(taken.written), len(taken.unchanged)) == (0, 150)
+    assert len(taken.written) + len(taken.unchanged) == 150
+    assert len(list(workspace.labels.glob("*.txt"))) == 150
+    assert {state.revision for state in Ledger(workspace).states().values()} == {1}
+    assert sound(workspace)

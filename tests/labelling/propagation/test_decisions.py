@@ -47,6 +47,8 @@ def decide(*places: Place, **changes: object) -> object:
         ([place(0, 0.9), place(30, 0.2)], {}, "a doubtful box"),
         ([place(0, 0.9), place(1, 0.2, "particle")], {"image_class": None}, "a doubtful box"),
         ([place(0, 0.9), place(1, 0.7, "particle")], {"image_class": None}, "a doubtful box"),
+        ([place(20 * k, 0.9) for k in range(19)], {}, ""),
+        ([place(20 * k, 0.9) for k in range(20)], {}, "more boxes than are looked for"),
         ([], {}, "no box found"),
         ([], {"image_class": None}, "no box found"),
         ([place(0, 0.05)], {}, "no box found"),

@@ -45,7 +45,7 @@ from wafer.labelling.propagation.report import (
     write_report,
 )
 from wafer.labelling.queue import QUEUE, propagation_runs, read_queue, write_queue
-from wafer.labelling.verdicts import confirmed, withdrawn
+from wafer.labelling.verdicts import WRONG, confirmed, withdrawn
 
 __all__ = [
     "Audited",
@@ -64,7 +64,6 @@ DRAW = "draw.json"
 ANSWERS = "answers.json"
 COLUMNS = ("picture", "image", "class", "boxes", "right", "remark")
 YES, NO = ("yes", "y", "1", "true", "right"), ("no", "n", "0", "false", "wrong")
-WRONG = "an audit found it wrong"
 FAILED = "its class failed an audit"
 PICTURE = 1024
 LINE = 2

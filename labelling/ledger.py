@@ -455,13 +455,23 @@ class Ledger:
         return [s.image for s in self.workspace.samples() if label_name(s.image) in wanted]
 
     def _unknown(self, image: str) -> Revision | None:
-        """Return the label file of an image that the ledger knows nothing of, as a person's."""
+        """Return the label file of an image that the ledger knows nothing of, as a person's.
+
+        A box of a class that is the whole image is there by rule.
+        """
         state = self._states.get(image)
         has_boxes = state is not None and state.annotations is not None
         if has_boxes or not self._file(image).exists():
             return None
         boxes = self._boxes_of(image)
-        events = tuple(_drawn(annotation, decision="adopted") for annotation in boxes)
+        by_rule = self.workspace.classes.whole_image_names
+        events = tuple(
+            replace(
+                _drawn(annotation, decision="adopted"),
+                source="rule" if annotation.class_name in by_rule else "human",
+            )
+            for annotation in boxes
+        )
         return Revision(image, events or (BoxEvent(decision="empty", note="adopted"),))
 
     def _boxes_of(self, image: str) -> tuple[Annotation, ...]:

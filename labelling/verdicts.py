@@ -10,6 +10,7 @@ from wafer.datasets.records import Box, Source
 from wafer.labelling.ledger import BoxEvent, Revision, again
 
 __all__ = [
+    "WRONG",
     "ReviewedBox",
     "confirmed",
     "emptied",
@@ -19,6 +20,8 @@ __all__ = [
     "withdrawn",
 ]
 
+WRONG = "an audit found it wrong"
+"""The note of labels that a person found wrong in an audit."""
 UNDO = "undo"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from wafer.datasets.errors import WaferError
 from wafer.datasets.files import write_text
-from wafer.datasets.ledger import ImageState, same_boxes
+from wafer.datasets.ledger import Entry, ImageState, same_boxes
 from wafer.datasets.records import Annotation, Box
 from wafer.labelling.certificate import plan_audit
 from wafer.labelling.ledger import BoxEvent, Revision
@@ -22,7 +22,7 @@ from wafer.labelling.propagation.roles import Roles
 from wafer.labelling.propagation.rounds import RoundResult
 from wafer.labelling.propagation.suspicion import Suspicion
 from wafer.labelling.queue import Candidate, QueueItem
-from wafer.labelling.verdicts import withdrawn
+from wafer.labelling.verdicts import WRONG, withdrawn
 
 __all__ = [
     "DECISIONS",
@@ -69,19 +69,29 @@ def annotations_of(decision: ImageDecision) -> tuple[Annotation, ...]:
 
 
 def rejected_by_person(decision: ImageDecision, states: Mapping[str, ImageState]) -> bool:
-    """Return whether a box of an image is one that a person has rejected there.
+    """Return whether a person has said of an image that these boxes are wrong.
+
+    So it is where one of them was rejected, and where an audit found just these boxes wrong, which
+    may have been for one that is missing.
 
     Args:
         decision: about the image.
         states: of the ledger.
     """
     state = states.get(decision.image)
-    rejected = [e for e in (state.entries if state else ()) if e.decision == "rejected"]
-    return any(
-        entry.class_name == place.class_name and place.box.iou(entry.annotation().box) >= MATCH_IOU
-        for entry in rejected
-        for place in decision.boxes
+    entries = () if state is None else state.entries
+    rejected = [e for e in entries if e.decision == "rejected"]
+    wrong = [e for e in entries if e.note == WRONG and e.box is not None]
+    if any(_alike(place, entry) for entry in rejected for place in decision.boxes):
+        return True
+    return len(wrong) == len(decision.boxes) > 0 and all(
+        any(_alike(place, entry) for entry in wrong) for place in decision.boxes
     )
+
+
+def _alike(place: Place, entry: Entry) -> bool:
+    box = entry.annotation().box
+    return entry.class_name == place.class_name and place.box.iou(box) >= MATCH_IOU
 
 
 def revisions(

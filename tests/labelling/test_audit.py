@@ -13,8 +13,11 @@ from wafer.labelling.audit import draw_audit, finish_audit
 from wafer.labelling.ledger import Ledger
 from wafer.labelling.propagation.decisions import exactly_right
 from wafer.labelling.propagation.outcome import DECISIONS, read_decisions
+from wafer.labelling.propagation.propagating import propagate
 from wafer.labelling.queue import newest_queue
 from wafer.labelling.verifying import verify_ledger
+
+ARGUMENTS: dict[str, int] = {"epochs": 8, "batch": 4, "imgsz": 64, "folds": 2, "rounds": 1}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -90,6 +93,18 @@ def test_a_class_that_fails_loses_labels_and_they_are_in_the_queue(own: Any) -> 
     assert all(queued[image].revision == states[image].revision for image in gone)
     assert all(not own.workspace.label_path(image).exists() for image in gone)
     assert verify_ledger(own.workspace).edits == ()
+
+
+def test_what_an_audit_found_wrong_is_not_accepted_again(own: Any) -> None:
+    drawn = draw_audit(own.workspace)
+    images = iter(range(10**6))
+    rows = fill(drawn.table, lambda row: "yes" if next(images) else "no")
+    finish_audit(own.workspace, drawn.table, who="Ada")
+    wrong = rows[0]["image"]
+    propagate(own.workspace, **{**ARGUMENTS, "epochs": ARGUMENTS["epochs"] + 1})
+    item = next(item for item in newest_queue(own.workspace).items if item.image == wrong)
+    assert item.reason == "a person rejected such a box"
+    assert not own.workspace.label_path(wrong).exists()
 
 
 @pytest.mark.parametrize(

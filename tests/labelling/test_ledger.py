@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from wafer.datasets.boxes import full_frame
 from wafer.datasets.classes import ClassTable, DefectClass
 from wafer.datasets.errors import ConflictError, DataError
 from wafer.datasets.ledger import HEAD, LEDGER, image_states, read_chain
@@ -103,6 +104,21 @@ def test_what_a_person_drew_is_recorded_before_it_changes(workspace: Workspace) 
     (entry,) = read_chain(workspace.root).entries
     assert (entry.decision, entry.source) == ("adopted", "human")
     assert entry.box == pytest.approx((1, 2, 11, 12))
+
+
+def test_a_whole_image_is_adopted_as_by_rule(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.zeros((40, 50), np.uint8)).save(tmp_path / "pictures" / "0.png")
+    classes = ClassTable((DefectClass(0, "scratch"), DefectClass(1, "shift", "whole_image")))
+    workspace = create_workspace(
+        tmp_path / "w",
+        images=tmp_path / "pictures",
+        classes=classes,
+        samples=[Sample("0.png", "shift", (full_frame("shift", (50, 40)), DRAWN), split="val")],
+    )
+    Ledger(workspace).adopt(who="Ada")
+    sources = {e.class_name: e.source for e in read_chain(workspace.root).entries}
+    assert sources == {"shift": "rule", "scratch": "human"}
 
 
 def test_reviewing_tells_confirmed_edited_drawn_and_rejected_apart(workspace: Workspace) -> None:

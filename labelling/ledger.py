@@ -145,12 +145,15 @@ class Ledger:
 
     def history(self, image: str) -> tuple[tuple[Entry, ...], ...]:
         """Return the entries of every whole revision of an image, the oldest first."""
+        return self.histories().get(image, ())
+
+    def histories(self) -> Mapping[str, tuple[tuple[Entry, ...], ...]]:
+        """Return what `history` does, of every image in one pass."""
+        found: dict[str, list[tuple[Entry, ...]]] = {}
         with self._locked():
-            return tuple(
-                revision
-                for revision in whole_revisions(self._chain.entries)
-                if revision[0].image == image
-            )
+            for revision in whole_revisions(self._chain.entries):
+                found.setdefault(revision[0].image, []).append(revision)
+        return {image: tuple(revisions) for image, revisions in found.items()}
 
     def head(self) -> Mapping[str, object] | None:
         """Return what ``ledger.head`` says and the hash of the first line, to copy into reports."""

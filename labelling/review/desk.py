@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from wafer.labelling.review.piles import (
     seed_tasks,
 )
 from wafer.labelling.review.shown import GivenBox, ShownBox, reviewed_boxes, shown_boxes
-from wafer.labelling.verdicts import reviewed, undone
+from wafer.labelling.verdicts import reviewed, standing_revision, undone
 
 __all__ = ["ClassCount", "Desk", "Progress", "Shown"]
 
@@ -101,6 +101,8 @@ class Desk:
         self._queue: Queue | None = None
         self._tasks: dict[Pile, dict[str, Task]] = {pile: {} for pile in PILES}
         self._stamp: Stamp | None = None
+        self._head: Mapping[str, object] | None = None
+        self._stands: Mapping[str, int] = {}
         self._refresh()
 
     def progress(self) -> tuple[Progress, ...]:
@@ -164,7 +166,7 @@ class Desk:
         """Record that an image has exactly these boxes, and return its new revision.
 
         Raises:
-            ConflictError: the image is not at ``revision`` any more.
+            ConflictError: the image is not at ``revision`` any more, or not with these candidates.
             WaferError: boxes that cannot be; nothing is recorded.
             DataError: its label file was edited by hand.
         """
@@ -179,7 +181,7 @@ class Desk:
                 boxes,
                 task=task,
                 state=state,
-                queue=self._queue if pile == "queue" else None,
+                queue=self._queue_of(pile),
                 classes=self.workspace.classes,
                 size=self._cache.size(image),
             )
@@ -198,8 +200,10 @@ class Desk:
 
         Raises:
             ConflictError: somebody changed it after that.
+            WaferError: the workspace has no such image.
         """
         with self._lock:
+            self.image_path(image)
             self._state_at(image, revision)
             history = self.ledger.history(image)
             if not history:
@@ -268,14 +272,26 @@ class Desk:
             raise WaferError(f"{image!r} is not among the images to look at")
         return self._tasks[pile][image]
 
+    def _queue_of(self, pile: Pile) -> Queue | None:
+        return self._queue if pile == "queue" else None
+
     def _open(self, pile: Pile) -> list[Task]:
-        states = self.ledger.states()
+        states, standing = self.ledger.states(), self._standing()
         return [
             task
             for task in self._tasks[pile].values()
             if task.image not in self._damaged
-            and is_open(task, workspace=self.workspace, states=states, history=self.ledger.history)
+            and is_open(task, workspace=self.workspace, states=states, standing=standing)
         ]
+
+    def _standing(self) -> Mapping[str, int]:
+        """Return the revision whose boxes each image has; worked out anew when the ledger grew."""
+        head = self.ledger.head()
+        if head != self._head:
+            histories = self.ledger.histories()
+            self._stands = {image: standing_revision(each) for image, each in histories.items()}
+            self._head = head
+        return self._stands
 
     def _progress(self, pile: Pile) -> Progress:
         tasks = [t for t in self._tasks[pile].values() if t.image not in self._damaged]
@@ -325,7 +341,7 @@ class Desk:
             reason=task.reason,
             other=task.other,
             revision=0 if state is None else state.revision,
-            boxes=shown_boxes(task, state),
+            boxes=shown_boxes(task, state, queue=self._queue_of(task.pile)),
             changed_by=None if state is None or blind else state.entries[0].who,
             changed_at=None if state is None or blind else state.entries[0].time,
             busy=None if busy is None else busy.who,

@@ -6,18 +6,17 @@ audit, so that a page and a server can end and start at any time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from wafer.datasets.image_names import ImageNames
 from wafer.datasets.labels_csv import match_rows, read_label_rows
-from wafer.datasets.ledger import Entry, ImageState
+from wafer.datasets.ledger import ImageState
 from wafer.datasets.records import Sample
 from wafer.datasets.workspace import Workspace, trusted
 from wafer.labelling.audit import sampled_images
 from wafer.labelling.queue import Candidate, Kind, Queue
-from wafer.labelling.verdicts import standing_revision
 
 __all__ = [
     "PILES",
@@ -37,8 +36,6 @@ PILES: tuple[Pile, ...] = get_args(Pile)
 SEED_TABLES = ("seed.csv", "seed-val.csv", "seed-test.csv")
 # Seconds of a look and of drawing a box, as in the queue.
 LOOK, DRAW = 3.0, 10.0
-
-History = Callable[[str], Sequence[tuple[Entry, ...]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +137,11 @@ def audit_tasks(workspace: Workspace) -> tuple[Task, ...]:
 
 
 def is_open(
-    task: Task, *, workspace: Workspace, states: Mapping[str, ImageState], history: History
+    task: Task,
+    *,
+    workspace: Workspace,
+    states: Mapping[str, ImageState],
+    standing: Mapping[str, int],
 ) -> bool:
     """Return whether nobody has decided a task yet.
 
@@ -148,7 +149,7 @@ def is_open(
         task: of any pile.
         workspace: where the label files are.
         states: of the ledger.
-        history: ``Ledger.history``.
+        standing: the revision whose boxes each image of the ledger has, see `standing_revision`.
     """
     if task.pile == "audit":
         return task.right is None
@@ -159,9 +160,7 @@ def is_open(
         boxes = None if state is None else state.annotations
         return not trusted(Sample(task.image, annotations=boxes))
     revision = 0 if state is None else state.revision
-    return revision == task.revision or (
-        revision > task.revision and standing_revision(history(task.image)) == task.revision
-    )
+    return task.revision in (revision, standing.get(task.image, 0))
 
 
 def drawn_elsewhere(workspace: Workspace, image: str, state: ImageState | None) -> bool:

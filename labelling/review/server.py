@@ -69,7 +69,7 @@ class _Box(BaseModel):
     box: tuple[Number, Number, Number, Number] = Field(strict=False)
     class_name: str
     entry: int | None = None
-    candidate: int | None = None
+    candidate: str | None = None
 
 
 class _Decision(_Open):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wafer.datasets.boxes import fitted_box, full_frame
 from wafer.datasets.classes import ClassTable
-from wafer.datasets.errors import WaferError
+from wafer.datasets.errors import ConflictError, WaferError
 from wafer.datasets.ledger import Entry, ImageState
 from wafer.datasets.records import Box
 from wafer.labelling.ledger import BoxEvent
@@ -28,8 +29,8 @@ DRAWN = 0.999
 class ShownBox:
     """A box on the page: ``taken`` ones are recorded as they are, the others only offered.
 
-    Either ``entry`` (a number of the ledger) or ``candidate`` (a position in the queue's item)
-    says where it comes from. ``suspicious`` marks a person's box that may be wrong.
+    Either ``entry`` (a number of the ledger) or ``candidate`` (one of the queue; no other queue has
+    the same) says where it comes from. ``suspicious`` marks a person's box that may be wrong.
     """
 
     box: Corners
@@ -37,7 +38,7 @@ class ShownBox:
     taken: bool
     probability: float | None = None
     entry: int | None = None
-    candidate: int | None = None
+    candidate: str | None = None
     source: str | None = None
     suspicious: bool = False
 
@@ -49,10 +50,12 @@ class GivenBox:
     box: Corners
     class_name: str
     entry: int | None = None
-    candidate: int | None = None
+    candidate: str | None = None
 
 
-def shown_boxes(task: Task, state: ImageState | None) -> tuple[ShownBox, ...]:
+def shown_boxes(
+    task: Task, state: ImageState | None, *, queue: Queue | None
+) -> tuple[ShownBox, ...]:
     """Return the boxes of an image as the page begins with them: what is there, what may be.
 
     In an audit no probability and no candidate is told.
@@ -60,7 +63,7 @@ def shown_boxes(task: Task, state: ImageState | None) -> tuple[ShownBox, ...]:
     live = () if state is None else state.live
     blind = task.pile == "audit"
     shown = [_of_entry(entry, task, blind=blind) for entry in live]
-    for position, candidate in enumerate(() if blind else task.candidates):
+    for key, candidate in _offered(task, queue).items():
         if not any(_same(candidate, entry) for entry in live):
             shown.append(
                 ShownBox(
@@ -68,11 +71,20 @@ def shown_boxes(task: Task, state: ImageState | None) -> tuple[ShownBox, ...]:
                     candidate.class_name,
                     taken=candidate.proposed and not live,
                     probability=candidate.probability,
-                    candidate=position,
+                    candidate=key,
                     source="model",
                 )
             )
     return tuple(shown)
+
+
+def _offered(task: Task, queue: Queue | None) -> dict[str, Candidate]:
+    """Return the candidates of a task by what tells them from those of a renewed queue."""
+    if queue is None:
+        return {}
+    made = (queue.run, queue.model, queue.round)
+    named = ((repr((*made, each)), each) for each in task.candidates)
+    return {hashlib.sha256(text.encode()).hexdigest()[:16]: each for text, each in named}
 
 
 def _of_entry(entry: Entry, task: Task, *, blind: bool) -> ShownBox:
@@ -116,7 +128,8 @@ def reviewed_boxes(
         size: (width, height) of the image in pixels.
 
     Raises:
-        WaferError: an unknown class or origin, two boxes of one origin, a box outside the image.
+        ConflictError: a candidate that the queue has no more.
+        WaferError: an unknown class or entry, two boxes of one origin, a box outside the image.
     """
     entries = {} if state is None else {entry.number: entry for entry in state.live}
     boxes: list[ReviewedBox] = []
@@ -143,9 +156,10 @@ def _origin(
         return entries[given.entry]
     if given.candidate is None:
         return None
-    if queue is None or not 0 <= given.candidate < len(task.candidates):
-        raise WaferError(f"the image has no candidate {given.candidate}")
-    return task.candidates[given.candidate].event(queue)
+    offered = _offered(task, queue)
+    if queue is None or given.candidate not in offered:
+        raise ConflictError(f"other boxes are offered for {task.image} by now")
+    return offered[given.candidate].event(queue)
 
 
 def _box(

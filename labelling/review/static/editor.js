@@ -10,8 +10,8 @@ const HANDLES = ["nw", "n", "ne", "e", "se", "s", "sw", "w"];
 const copyOf = (boxes) => boxes.map((each) => ({ ...each, box: [...each.box] }));
 
 export class Editor {
-  constructor({ stage, picture, svg, changed, viewed }) {
-    Object.assign(this, { stage, picture, svg, changed, viewed });
+  constructor({ stage, picture, svg, changed, viewed, locked }) {
+    Object.assign(this, { stage, picture, svg, changed, viewed, locked });
     this.hue = () => 0;
     this.clear();
     stage.addEventListener("pointerdown", (event) => this.press(event));
@@ -60,9 +60,13 @@ export class Editor {
     return this.boxes.filter((each) => each.taken);
   }
 
-  // Every change goes through here, so that every one can be undone.
+  // Every change by hand goes through here; what is being recorded stays as it is.
   edit(change) {
-    if (this.readonly || !this.size) return;
+    if (this.readonly || !this.size || this.locked()) return this.render();
+    this.apply(change);
+  }
+
+  apply(change) {
     const before = { boxes: copyOf(this.boxes), selected: this.selected };
     change();
     if (JSON.stringify(before.boxes) === JSON.stringify(this.boxes)) return this.render();
@@ -83,7 +87,7 @@ export class Editor {
 
   // Puts back boxes of an earlier visit; they can be undone like an edit.
   restore(boxes) {
-    this.edit(() => {
+    this.apply(() => {
       this.boxes = copyOf(boxes);
       this.selected = -1;
     });

@@ -1,6 +1,7 @@
 // Every key, what it does, and how the help names it. `waits`: not while something is recorded.
 
-const arrow = (key, dx, dy) => ({ key, action: "arrows", with: [dx, dy], any: true });
+const ANY = "with or without";
+const arrow = (key, dx, dy) => ({ key, action: "arrows", with: [dx, dy], shift: ANY, ctrl: ANY });
 
 export const KEYS = [
   { key: "Enter", action: "accept", waits: true, shown: "Enter", says: "accept the boxes that are taken, next image", group: "Decide", button: "Accept", piles: ["queue", "seed"] },
@@ -31,9 +32,9 @@ export const KEYS = [
   { shown: "← ↑ → ↓", says: "move the box by a pixel (Shift: its right and lower edge; Ctrl: ten)", group: "Boxes" },
   { key: "Escape", action: "escape", shown: "Esc", says: "choose no box; stop drawing", group: "Boxes" },
 
-  { key: "+", any: true, action: "closer", shown: "+  −", says: "zoom (also the wheel; drag with the right button moves the image)", group: "View" },
+  { key: "+", shift: ANY, action: "closer", shown: "+  −", says: "zoom (also the wheel; drag with the right button moves the image)", group: "View" },
   { key: "=", action: "closer" },
-  { key: "-", any: true, action: "farther" },
+  { key: "-", shift: ANY, action: "farther" },
   { key: "b", action: "brighter", shown: "B", says: "brighter (Shift: darker)", group: "View" },
   { key: "b", shift: true, action: "darker" },
   { key: "c", action: "harder", shown: "C", says: "more contrast (Shift: less)", group: "View" },
@@ -45,20 +46,17 @@ export const KEYS = [
   { key: "g", shift: true, action: "lastClass", waits: true },
   { key: "q", action: "nextPile", waits: true, shown: "Q", says: "review, draw, audit in turn", group: "Go" },
   { key: "w", action: "name", shown: "W", says: "your name", group: "Go" },
-  { key: "?", any: true, action: "help", shown: "?", says: "this list", group: "Go" },
+  { key: "?", shift: ANY, action: "help", shown: "?", says: "this list", group: "Go" },
 ];
+
+const fits = (wanted, held) => wanted === ANY || held === Boolean(wanted);
 
 export function keyOf(event) {
   const ctrl = event.ctrlKey || event.metaKey;
   const found = KEYS.find((each) => {
-    if (!each.action) return false;
-    if (each.code) {
-      const same = event.code === each.code || (!each.shift && event.code === each.numpad);
-      return same && !ctrl && event.shiftKey === Boolean(each.shift);
-    }
-    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    if (key !== each.key) return false;
-    return each.any || (ctrl === Boolean(each.ctrl) && event.shiftKey === Boolean(each.shift));
+    if (!each.action || !fits(each.ctrl, ctrl) || !fits(each.shift, event.shiftKey)) return false;
+    if (each.code) return event.code === each.code || (!each.shift && event.code === each.numpad);
+    return each.key === (event.key.length === 1 ? event.key.toLowerCase() : event.key);
   });
   return found && { action: found.action, with: found.with ?? [], waits: found.waits };
 }

@@ -114,7 +114,7 @@ export function boxes(editor, here) {
     row.append(
       make("i", { className: `hue-${editor.hue(each.class_name)}` }),
       make("span", { text: each.class_name }),
-      make("span", { className: "size", text: `${round(x1 - x0)} × ${round(y1 - y0)}` }),
+      make("span", { className: "size", text: `${Math.round(x1 - x0)} × ${Math.round(y1 - y0)}` }),
       make("b", { text: chance }),
     );
     row.classList.toggle("here", k === editor.selected);

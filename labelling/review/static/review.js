@@ -38,6 +38,7 @@ const editor = new Editor({
     panels.boxes(editor, here);
   },
   viewed: () => panels.boxes(editor, here),
+  locked: () => here.busy,
 });
 editor.hue = (name) => Math.max(0, here.known.classes.findIndex((c) => c.name === name)) % HUES;
 
@@ -205,11 +206,17 @@ function done(task, revision, word) {
   say("ok", `${task.image}: ${word}, recorded`);
 }
 
+const offers = (task) => task.boxes.map((each) => each.candidate).join();
+
 // Somebody changed the image meanwhile, or our own last answer got lost on its way.
 async function overtaken(task, boxes, word, text) {
   const fresh = (await ask("/api/open", asked({ pile: task.pile, image: task.image }))).task;
   const live = fresh.boxes.filter((each) => each.taken);
-  if (fresh.revision === task.revision) return say("error", text);
+  if (fresh.revision === task.revision) {
+    if (offers(fresh) === offers(task)) return say("error", text);
+    await show(fresh, editor.boxes);
+    return say("warn", `Not recorded: ${text}. Enter records yours, R shows the new ones.`);
+  }
   if (fresh.revision === task.revision + 1 && fresh.changed_by === who() && sameBoxes(boxes, live)) {
     done(task, fresh.revision, word);
     return proceed(task.image);
@@ -281,6 +288,7 @@ function finish() {
 
 // Takes back the last change of this image, or else the last decision.
 function undo() {
+  if (here.busy) return;
   if (editor.undo()) return say("", "");
   busily(async () => {
     const last = here.decisions.at(-1);

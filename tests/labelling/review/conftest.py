@@ -151,6 +151,18 @@ def workspace(tmp_path: Path) -> Workspace:
     return make_workspace(tmp_path)
 
 
+@pytest.fixture
+def renew_queue(workspace: Workspace) -> Callable[[], None]:
+    """Return what puts another queue into the place of the first, as after a new propagation."""
+
+    def renew() -> None:
+        items = (item("q0.png", "bright", candidate((1.5, 2.5, 30.5, 40.5), "bright")),)
+        path = workspace.root / "runs" / "propagate" / "yolov5n-001" / "queue.json"
+        write_queue(Queue("yolov5n-001", "cd" * 32, 1, items), path)
+
+    return renew
+
+
 @contextmanager
 def threaded_page(workspace: Workspace) -> Iterator[Page]:
     """Serve the page from a thread, on a real socket."""

@@ -283,6 +283,44 @@ def test_who_is_second_keeps_the_boxes_and_chooses(window: Any, workspace: Works
     assert [each[0] for each in now] == ["confirmed", "drawn", "rejected"]
 
 
+def test_what_is_drawn_while_an_image_is_recorded_changes_nothing(
+    window: Any, workspace: Workspace
+) -> None:
+    ada = window()
+    routes: list[Any] = []
+    ada.tab.route("**/api/decide", lambda route: routes.append(route))
+    before = ada.boxes()
+    with ada.tab.expect_request("**/api/decide"):
+        ada.press("Enter")
+    ada.drag((300, 310), (420, 450))
+    ada.press("d", "Tab", "Space", "u")
+    assert ada.boxes() == before
+    routes[0].continue_()
+    ada.at("lot 1/q 1&=.png")
+    assert [each[0] for each in boxes_of(workspace, "q0.png")] == ["confirmed"]
+    assert ada.tab.evaluate("Object.keys(localStorage).filter(k => k.includes('q0.png'))") == []
+
+
+def test_a_queue_that_was_renewed_meanwhile_asks_again(
+    window: Any, page: Any, workspace: Workspace, renew_queue: Callable[[], None]
+) -> None:
+    ada = window()
+    (mine, _) = ada.boxes()
+    renew_queue()
+    page.ask("/api/start")  # the server reads it again
+    ada.press("Enter")
+    ada.says("other boxes are offered for q0.png by now. Enter records yours, R shows the new")
+    assert ada.boxes() == [mine]
+    assert "q0.png" not in Ledger(workspace).states()
+    ada.press("r")
+    ada.says("as it came")
+    assert ada.boxes() == [("taken", "1.5, 2.5, 30.5, 40.5")]
+    ada.press("Enter")
+    ada.says("recorded")
+    (recorded,) = boxes_of(workspace, "q0.png")
+    assert recorded == ("confirmed", "model+confirmed", "bright", (1.5, 2.5, 30.5, 40.5))
+
+
 def test_a_server_that_is_killed_and_started_again(
     chromium: Any, workspace: Workspace, pages: Any
 ) -> None:
@@ -320,6 +358,12 @@ def test_brightness_contrast_zoom_and_hidden_boxes(window: Any) -> None:
     assert not view.tab.locator("#boxes").is_visible()
     view.tab.keyboard.up("h")
     assert view.tab.locator("#boxes").is_visible()
+    prevented = """([key, ctrlKey]) =>
+      !document.dispatchEvent(new KeyboardEvent("keydown", {key, ctrlKey, cancelable: true}))"""
+    taken = {key: view.tab.evaluate(prevented, [key, False]) for key in "+-0"}
+    assert taken == {"+": True, "-": True, "0": True}
+    left_to_the_browser = [view.tab.evaluate(prevented, [key, True]) for key in "+-0"]
+    assert left_to_the_browser == [False, False, False]
 
 
 def test_the_name_goes_into_the_ledger(window: Any, workspace: Workspace) -> None:

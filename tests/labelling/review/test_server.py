@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import signal
 import socket
 import threading
@@ -11,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from wafer.datasets.ledger import whole_revisions
 from wafer.datasets.workspace import Workspace, open_workspace
 from wafer.labelling.ledger import Ledger
 from wafer.labelling.queue import newest_queue, open_items
+from wafer.labelling.review.desk import Desk
 from wafer.labelling.review.server import review_token
 from wafer.labelling.verifying import verify_ledger
 
@@ -184,8 +187,6 @@ def test_what_is_malformed_is_refused(
         ([{"box": [0, 0, 681, 9], "class_name": "bright"}], "outside its image of 680 x 680"),
         ([{"box": [5, 0, 5, 9], "class_name": "bright"}], "a box of 0 x 9 pixels"),
         ([{"box": [0, 0, 9, 9], "class_name": "bright", "entry": 1}], "no box of entry 1"),
-        ([{"box": [0, 0, 9, 9], "class_name": "bright", "candidate": 2}], "no candidate 2"),
-        ([{"box": [0, 0, 9, 9], "class_name": "bright", "candidate": 0}] * 2, "from one"),
         ([{"box": [0, 0, 9, 9], "class_name": "shift"}] * 2, "only once"),
     ],
 )
@@ -196,6 +197,13 @@ def test_boxes_that_cannot_be_are_refused(
     status, answer = decide(page, ADA, following(page, ADA), boxes)
     assert (status, message in answer["error"]) == (422, True), answer
     assert (workspace.root / "ledger.jsonl").read_bytes() == before
+
+
+def test_two_boxes_cannot_come_from_one(page: Any, workspace: Workspace) -> None:
+    task = following(page, ADA)
+    status, answer = decide(page, ADA, task, taken(task) * 2)
+    assert (status, answer["error"]) == (422, "two boxes cannot come from one")
+    assert Ledger(workspace).history("q0.png") == ()
 
 
 def test_a_long_body_is_refused(page: Any) -> None:
@@ -226,7 +234,7 @@ def test_moved_renamed_and_new_boxes_keep_where_they_come_from(
 ) -> None:
     task = following(page, ADA)
     boxes = [
-        {"box": [1, 2, 30, 40], "class_name": "dark", "candidate": 0},
+        {"box": [1, 2, 30, 40], "class_name": "dark", "candidate": task["boxes"][0]["candidate"]},
         {"box": [5, 6, 70, 80], "class_name": "bright"},
         {"box": [7, 7, 8, 8], "class_name": "shift"},
     ]
@@ -473,6 +481,58 @@ def test_open_items_of_the_queue_are_those_of_the_page(page: Any, workspace: Wor
 def test_a_queue_that_changes_is_read_again(page: Any, workspace: Workspace) -> None:
     (workspace.root / "seed-val.csv").write_text("image,class,split\nq2.png,dark,val\n")
     assert open_count(page, "seed") == 3
+
+
+def test_the_ledger_is_gone_through_once_however_much_was_decided(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+
+    def counted(entries: Any) -> Any:
+        passes.append(1)
+        return whole_revisions(entries)
+
+    desk = Desk(workspace)
+    for _ in range(4):
+        task = desk.next("queue", class_name=None, **ADA)
+        assert task is not None
+        desk.decide("queue", task.image, [], revision=task.revision, **ADA)
+    monkeypatch.setattr("wafer.labelling.ledger.whole_revisions", counted)
+    for _ in range(3):
+        assert desk.progress()[0].open == 1
+    assert len(passes) == 1
+
+
+def test_a_box_of_a_queue_that_was_renewed_is_not_taken_for_one_of_the_new(
+    page: Any, workspace: Workspace, renew_queue: Callable[[], None]
+) -> None:
+    task = following(page, ADA)
+    renew_queue()
+    open_count(page)  # the server reads it again
+    status, answer = decide(page, ADA, task)
+    assert (status, answer["error"]) == (409, "other boxes are offered for q0.png by now")
+    assert Ledger(workspace).history("q0.png") == ()
+    fresh = page.ask("/api/open", {**ADA, "pile": "queue", "image": "q0.png"})[1]["task"]
+    assert decide(page, ADA, fresh) == (200, {"revision": 1})
+    (entry,) = Ledger(workspace).states()["q0.png"].entries
+    assert (entry.box, entry.model) == ((1.5, 2.5, 30.5, 40.5), "cd" * 32)
+
+
+def test_a_full_disk_is_said_and_loses_nothing(
+    pages: Callable[..., Any], workspace: Workspace
+) -> None:
+    page = pages(workspace)
+    task = following(page, ADA)
+    before = (workspace.root / "ledger.jsonl").read_bytes()
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    full = (len(before) + 100, resource.RLIM_INFINITY)
+    resource.prlimit(page.process.pid, resource.RLIMIT_FSIZE, full)
+    assert decide(page, ADA, task) == (507, {"error": "not recorded: File too large"})
+    assert (workspace.root / "ledger.jsonl").read_bytes() == before
+    assert not workspace.label_path("q0.png").exists()
+    resource.prlimit(page.process.pid, resource.RLIMIT_FSIZE, unlimited)
+    assert decide(page, ADA, task) == (200, {"revision": 1})
+    assert verify_ledger(workspace).faults == ()
 
 
 def test_a_taken_port_and_nothing_to_do_are_one_line(workspace: Workspace) -> None:

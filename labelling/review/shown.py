@@ -133,7 +133,7 @@ def reviewed_boxes(
     """
     entries = {} if state is None else {entry.number: entry for entry in state.live}
     boxes: list[ReviewedBox] = []
-    used: set[tuple[int | None, int | None]] = set()
+    used: set[tuple[int | None, str | None]] = set()
     for each in given:
         origin = _origin(each, task, entries, queue)
         source = (each.entry, each.candidate)

@@ -25,6 +25,8 @@ LEAST_SPREAD = 0.02
 SNAPPING = {"BEOL": 0.8, "small_missing_cu": 0.7}
 """What snaps to the pattern is drawn closer to the middle, to end as far away as others."""
 LEAST_CNR = 2.0
+EXPOSURES = (1.0, 0.5, 0.25)
+"""What is left of the noise in exposures that are tried one after the other."""
 LEAST_PIXELS = 12
 FLOOR, SHARE = 3.0, 0.35
 SOFT_FLOOR, SOFT_SHARE = 2.0, 0.25
@@ -78,13 +80,17 @@ def render_sample(spec: SampleSpec, *, twin: bool = False) -> Rendering:
     Raises:
         WaferError: no place in the image takes a visible defect of the class.
     """
-    view = _view(build_scene(spec, twin=twin), build_camera(spec))
-    defective = view.clean
+    scene = build_scene(spec, twin=twin)
     findings: list[Finding] = []
-    if spec.image_class in DRAWN_CLASSES and not twin:
-        defective, findings = _with_defects(view)
-    elif spec.image_class == "deviation" and not twin:
+    if spec.image_class in DRAWN_CLASSES:
+        view, defective, findings = _with_defects(scene)
+    else:
+        view = _view(scene, build_camera(spec))
+        defective = view.clean
+    if spec.image_class == "deviation":
         findings = [Finding(Box(0, 0, spec.size, spec.size), float("inf"))]
+    if twin:
+        defective, findings = view.clean, []
     pixels = expose(view.camera, defective, view.clean)
     return Rendering(pixels, tuple(findings), view.clean, defective)
 
@@ -115,20 +121,33 @@ def _view(scene: Scene, camera: Camera) -> _View:
     return _View(scene, camera, level, clean, sigma)
 
 
-def _with_defects(view: _View) -> tuple[Field, list[Finding]]:
-    spec, rng = view.scene.spec, generator(view.scene.spec.seed, "instances")
-    level, defective = view.level.copy(), view.clean.copy()
-    findings: list[Finding] = []
-    for instance in range(2 if chance(rng, SECOND) else 1):
-        found = _instance(view, level, defective, instance, findings)
-        if found is not None:
-            findings.append(found)
-    if not findings:
-        raise WaferError(
-            f"no place for a visible {spec.image_class} on an image of {spec.size} pixels; "
-            "choose a larger --size"
-        )
-    return defective, findings
+def _with_defects(scene: Scene) -> tuple[_View, Field, list[Finding]]:
+    """Return the view with its defects; where noise would hide all, it is a longer exposure."""
+    spec, camera = scene.spec, build_camera(scene.spec)
+    for noise in EXPOSURES:
+        view = _view(scene, _exposed(camera, noise))
+        rng = generator(spec.seed, "instances")
+        level, defective = view.level.copy(), view.clean.copy()
+        findings: list[Finding] = []
+        for instance in range(2 if chance(rng, SECOND) else 1):
+            found = _instance(view, level, defective, instance, findings)
+            if found is not None:
+                findings.append(found)
+        if findings:
+            return view, defective, findings
+    raise WaferError(
+        f"no place for a visible {spec.image_class} on an image of {spec.size} pixels; "
+        "choose a larger --size"
+    )
+
+
+def _exposed(camera: Camera, noise: float) -> Camera:
+    return replace(
+        camera,
+        noise=noise * camera.noise,
+        speckle=noise * camera.speckle,
+        row_noise=noise * camera.row_noise,
+    )
 
 
 def _instance(

@@ -257,3 +257,24 @@ def test_sizes_overlap_between_classes() -> None:
         for other in sides.values():
             low, high = np.percentile(other, [5, 95])
             assert np.mean((one > low) & (one < high)) > 0.3
+
+
+@pytest.mark.parametrize("size", [340, 680])
+def test_where_noise_would_hide_every_edit_the_exposure_is_longer(size: int) -> None:
+    spec = SampleSpec(
+        name="df0538e7eac9.jpg",
+        image_class="BEOL",
+        group="L06W01",
+        seed=5232113473542374787,
+        wafer_seed=412338807262534610,
+        family="fill",
+        mode="dark_field",
+        tool="sharp",
+        size=size,
+        difficulty="paper",
+        center_sigma=0.04,
+    )
+    rendering, twin = render_sample(spec), render_sample(spec, twin=True)
+    assert rendering.findings[0].cnr >= 2
+    same = rendering.defective == rendering.clean
+    assert np.array_equal(rendering.pixels[same], twin.pixels[same])

@@ -442,7 +442,7 @@ def train(
 @app.command()
 def evaluate(
     model: Annotated[
-        Path | None, typer.Argument(metavar="[MODEL]", help="Run folder or model file.")
+        Path | None, typer.Argument(metavar="[MODEL]", help="Run folder, bundle or model file.")
     ] = None,
     split: Annotated[
         Evaluated, typer.Option(help="all includes training images and is optimistic.")
@@ -467,12 +467,17 @@ def classify(
         list[str], typer.Argument(metavar="IMAGES...", help="Folder, pattern, list file or files.")
     ],
     weights: Annotated[
-        Path | None, typer.Option(help="Run folder or model file; else the workspace's model.")
+        Path | None,
+        typer.Option(help="Run folder, model file or bundle; else the workspace's model."),
     ] = None,
     output: Annotated[Path, typer.Option(help="A .csv or .jsonl file.")] = Path("predictions.csv"),
     recursive: Annotated[bool, typer.Option("--recursive", help="Walk into sub-folders.")] = False,
     batch: Annotated[int, typer.Option(help="Images a step.")] = 16,
     device: Device = "auto",
+    engine: Annotated[
+        Literal["auto", "openvino", "onnxruntime", "torch"],
+        typer.Option(help="What runs a bundle; auto is the fastest that gives its golden answers."),
+    ] = "auto",
     force: Force = False,
     workspace: Where = None,
 ) -> None:
@@ -491,6 +496,7 @@ def classify(
             recursive=recursive,
             batch=batch,
             device=device,
+            engine=engine,
             force=force,
             progress=progress,
         )
@@ -501,6 +507,51 @@ def classify(
     typer.echo(output)
     if done.errors:
         raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Run folder or model file.")],
+    precision: Annotated[
+        Literal["f32", "bf16"],
+        typer.Option(help="What engines compute in, on every machine; bf16 is coarser and faster."),
+    ] = "f32",
+    workspace: Where = None,
+) -> None:
+    """Make a bundle of a model: all that other machines need to give the same answers.
+
+    It goes into the workspace's models folder, under its digest.
+    """
+    from wafer.detector.exporting import export_model
+
+    bundle = export_model(_workspace(workspace), model, precision=precision)
+    _note(f"next: `wafer promote {bundle.digest[:12]}` to classify with it")
+    typer.echo(bundle.folder)
+
+
+@app.command()
+def promote(
+    bundle: Annotated[
+        str | None,
+        typer.Argument(metavar="BUNDLE", help="A bundle, or first digits of its digest."),
+    ] = None,
+    back: Annotated[
+        bool, typer.Option("--rollback", help="Go back to the bundle before the current one.")
+    ] = False,
+    workspace: Where = None,
+) -> None:
+    """Make a bundle the one that commands use, once it has given its golden answers here."""
+    from wafer.detector.classification import check_bundle
+    from wafer.inference.registry import promote, rollback
+
+    if (bundle is None) != back:
+        raise typer.BadParameter("name a bundle, or give --rollback")
+    models = _workspace(workspace).models
+    if bundle is None:
+        done = rollback(models, check=check_bundle)
+    else:
+        done = promote(models, bundle, check=check_bundle)
+    typer.echo(done.folder)
 
 
 @labels_app.command("import")

@@ -22,7 +22,8 @@ from wafer.detector.trainer import BEST, LAST, STATE
 from wafer.detector.ultralytics_adapter import VERSION, DetectionModel
 from wafer.evaluation.calibration import fit_platt, killer_escape_limit
 from wafer.evaluation.detection import average_precision
-from wafer.weights.checkpoint import DecisionRule, save_checkpoint
+from wafer.weights.checkpoint import save_checkpoint
+from wafer.weights.decision_rule import DecisionRule
 
 __all__ = ["finish_run", "fit_decision"]
 

@@ -137,7 +137,7 @@ def _infer(items: Sequence[Prepared], predictor: Predictor) -> Iterator[Row]:
     if not items:
         return
     images = np.stack([item.pixels.image for item in items])
-    boxes, classes, scores = predictor.engine.infer(images)
+    boxes, classes, scores, _ = predictor.engine.infer(images)
     names = predictor.classes.detector_names
     for position, item in enumerate(items):
         score, corners = float(scores[position].max()), boxes[position]

@@ -52,6 +52,9 @@ class Brightness:
         boxes = np.tile(np.array([0, 0, size / 2, size], np.float32), (len(images), 1))
         return TopOne(boxes, scores.argmax(axis=1), scores)
 
+    def close(self) -> None:
+        pass
+
 
 PREDICTOR = Predictor(
     model="brightness-1",
@@ -366,6 +369,9 @@ class Fixed:
         number = len(images)
         scores = np.tile(np.array([self.score, 0.0]), (number, 1))
         return TopOne(np.tile(self.boxes, (number, 1)), np.zeros(number, np.int64), scores)
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,11 @@ OUTPUTS = ("boxes", "scores", "features")
 """The outputs of the graph; its input is ``images`` and the axis of the images ``batch``."""
 
 ERRORS_ONLY = 3
+# Its errors have no common parent below Exception.
+REFUSALS = (
+    *("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel"),
+    *("NoSuchFile", "NotImplemented", "RuntimeException"),
+)
 
 
 class OnnxRuntimeEngine:
@@ -29,6 +34,7 @@ class OnnxRuntimeEngine:
 
     def __init__(self, bundle: Bundle, batch: int) -> None:
         import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
         onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
@@ -40,7 +46,7 @@ class OnnxRuntimeEngine:
             self._session: Any = onnxruntime.InferenceSession(
                 bundle.folder / ONNX, options, providers=["CPUExecutionProvider"]
             )
-        except RuntimeError as error:
+        except tuple(getattr(errors, name) for name in REFUSALS) as error:
             raise WeightsError(f"ONNX Runtime refuses {bundle.folder / ONNX}: {error}") from error
 
     def infer(self, images: NDArray[np.uint8], /) -> TopOne:

@@ -7,6 +7,7 @@ host. ``-m wafer.inference.engines.open_vino BUNDLE BATCH`` probes it.
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,13 @@ class OpenVinoEngine:
 def onnx_to_openvino(onnx: Path, xml: Path) -> None:
     """Write the graph of an ONNX file for OpenVINO, its weights in float32 beside it (``.bin``)."""
     openvino = _imported()
-    openvino.save_model(openvino.Core().read_model(onnx), xml, compress_to_fp16=False)
+    model = openvino.Core().read_model(onnx)
+    # It numbers nameless nodes on through the whole process; equal graphs should be equal files.
+    for number, node in enumerate(model.get_ordered_ops()):
+        kind = node.get_type_name()
+        if re.fullmatch(rf"{kind}_\d+", node.get_friendly_name()):
+            node.set_friendly_name(f"{kind}_{number}")
+    openvino.save_model(model, xml, compress_to_fp16=False)
 
 
 def _settings(precision: str) -> dict[str, Any]:

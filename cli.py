@@ -60,8 +60,21 @@ Where = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Decides every random choice.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda:N.")]
+TrainingDevice = Annotated[str, typer.Option(help="auto, cpu, cuda:N, or cuda:0,1 for several.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+DetectorName = Annotated[
+    Literal["yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x"],
+    typer.Option(help="Size of the detector."),
+]
+FirstWeights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|none",
+        help="First weights: a wafer model or official YOLOv5 v6/v7 file; none is from scratch; "
+        "else the shipped ones.",
+    ),
+]
 Format = Literal["yolo", "voc", "coco"]
 Evaluated = Literal["test", "val", "train", "all"]
 
@@ -106,6 +119,56 @@ def demo(
     _note(
         "These images are synthetic: the figures show that it works, not how well on your wafers."
     )
+
+
+@app.command()
+def reproduce(
+    table: Annotated[int, typer.Argument(min=1, max=3, help="Which table of the paper.")],
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DIR]", help="Where it goes; else reproduce-TABLE-SCALE."),
+    ] = None,
+    scale: Annotated[
+        Literal["smoke", "cpu", "paper"],
+        typer.Option(
+            help="paper: its settings; cpu: smaller; smoke: so small that it says nothing."
+        ),
+    ] = "cpu",
+    workspace: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Images of your own; else synthetic ones are made."),
+    ] = None,
+    model: DetectorName = "yolov5n",
+    weights: FirstWeights = None,
+    seed: Seed = 0,
+    device: TrainingDevice = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Run the experiments of a table of the paper, the published figures beside ours.
+
+    Table 3 is seven trainings of YOLOv5, one of them an evolution. Killed, the same command goes
+    on; no finished experiment is repeated.
+    """
+    from wafer.datasets.workspace import open_workspace
+    from wafer.experiments.reproduction import reproduce_table
+
+    with _bars() as progress:
+        done = reproduce_table(
+            folder or Path(f"reproduce-{table}-{scale}"),
+            table=table,
+            scale=scale,
+            workspace=None if workspace is None else open_workspace(workspace),
+            model=model,
+            weights=_first_weights(weights),
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+    _show_table(done, as_json)
+    _notes(done.notes)
+    _note(f"report {done.page}")
+    if done.synthetic:
+        _note("These images are synthetic: the figures compare settings, they promise nothing.")
 
 
 @app.command()
@@ -319,18 +382,8 @@ def seed(
 
 @app.command()
 def train(
-    model: Annotated[
-        Literal["yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x"],
-        typer.Option(help="Size of the detector."),
-    ] = "yolov5n",
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|none",
-            help="First weights: a wafer model or official YOLOv5 v6/v7 file; none is from "
-            "scratch; else the shipped ones.",
-        ),
-    ] = None,
+    model: DetectorName = "yolov5n",
+    weights: FirstWeights = None,
     img_weights: Annotated[
         bool, typer.Option("--img-weights", help="Draw rare and badly found classes more often.")
     ] = False,
@@ -378,9 +431,7 @@ def train(
         ),
     ] = None,
     seed: Seed = 0,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda:N, or cuda:0,1 for several.")
-    ] = "auto",
+    device: TrainingDevice = "auto",
     workspace: Where = None,
 ) -> None:
     """Train a YOLOv5 on the workspace; killed, the same command goes on.
@@ -812,6 +863,19 @@ def _show_labelled(rows: Any) -> None:
     Console().print(labelled_table(rows))
 
 
+def _show_table(table: Any, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(table.to_dict(), indent=2))
+        return
+    from rich.console import Console
+
+    from wafer.experiments.table3.outputs import terminal_table
+
+    Console().print(terminal_table(table))
+    if table.verdict is not None:
+        typer.echo(f"evolution: {table.verdict}")
+
+
 def _note(text: str) -> None:
     typer.echo(text, err=True)
 
@@ -822,7 +886,7 @@ def _notes(texts: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def _bars() -> Iterator[Callable[[str, int, int | None], None]]:
+def _bars() -> Iterator[Callable[[str, float, float | None], None]]:
     """Show progress and time left on stderr, one bar for each step that reports."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -833,7 +897,7 @@ def _bars() -> Iterator[Callable[[str, int, int | None], None]]:
     bars = Progress(*columns, Elapsed(), Remaining(), console=Console(stderr=True))
     tasks: dict[str, TaskID] = {}
 
-    def show(step: str, done: int, total: int | None) -> None:
+    def show(step: str, done: float, total: float | None) -> None:
         bars.start()  # here, so that a command that fails at once prints its error alone
         if step not in tasks:
             tasks[step] = bars.add_task(step, total=total)

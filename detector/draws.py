@@ -133,15 +133,17 @@ def draws_figure(rows: Sequence[ClassDraw]) -> Figure:
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     share, ap = figure.subplots(1, 2)
     total = {epoch: sum(r.images for r in rows if r.epoch == epoch) for epoch in _epochs(rows)}
+    marker = "o" if len(total) == 1 else None  # a line through one epoch cannot be seen
     colours = mpl.colormaps["tab10" if len(names) <= 10 else "tab20"]
     for index, name in enumerate(names):
         own = [row for row in rows if row.name == name]
         epochs = [row.epoch for row in own]
         colour = colours(index % colours.N)
-        share.plot(epochs, [r.images / max(total[r.epoch], 1) for r in own], color=colour)
+        shares = [row.images / max(total[row.epoch], 1) for row in own]
+        share.plot(epochs, shares, color=colour, marker=marker)
         if all(row.smoothed is not None for row in own):
             ap.plot(epochs, [row.ap for row in own], color=colour, alpha=0.35, linewidth=1)
-            ap.plot(epochs, [row.smoothed for row in own], color=colour, label=name)
+            ap.plot(epochs, [row.smoothed for row in own], color=colour, marker=marker, label=name)
         else:
             ap.plot([], [], color=colour, label=name)
     _label(share, title="Share of the draws", y="draws that show the class")
@@ -163,7 +165,7 @@ def _epochs(rows: Sequence[ClassDraw]) -> list[int]:
 def _label(axes: Axes, *, title: str, y: str) -> None:
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_ylabel(y)
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)

@@ -39,18 +39,20 @@ def evaluate_model(
     weights: Path | None = None,
     split: Split = "test",
     device: str = "auto",
+    folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluated:
     """Measure a model on the images of a split whose boxes a person or a rule stands behind.
 
-    In a synthetic workspace the boxes of ``truth/`` are used. metrics.json, the figures and
-    report.html go to ``runs/evaluate/<model>-<split>``.
+    In a synthetic workspace the boxes of ``truth/`` are used.
 
     Args:
         workspace: the images and their labels.
         weights: a run folder or model file; None takes the workspace's own model.
         split: ``all`` is train, val and test together, and optimistic.
         device: ``auto``, ``cpu`` or ``cuda:N``.
+        folder: where metrics.json, the figures and report.html go, by default
+            ``runs/evaluate/<model>-<split>`` of the workspace.
         progress: called with (images done, images in all).
 
     Raises:
@@ -92,7 +94,7 @@ def evaluate_model(
         )
 
     report = write_report(
-        workspace.root / "runs" / "evaluate" / f"{label}-{split}",
+        folder or workspace.root / "runs" / "evaluate" / f"{label}-{split}",
         result,
         load_image=load_image,
         samples=samples,

@@ -26,6 +26,7 @@ __all__ = [
     "MATCH_IOU",
     "SCORE_THRESHOLD",
     "AveragePrecision",
+    "BestF1",
     "TopOneBoxes",
     "average_precision",
     "detection_confusion",
@@ -36,6 +37,23 @@ __all__ = [
 MATCH_IOU = 0.5
 SCORE_THRESHOLD = 0.25
 MAX_DETECTIONS = 100
+SCORES = 1000
+SMOOTHED = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class BestF1:
+    """Precision and recall of the boxes as YOLOv5 prints them, each None without a truth box.
+
+    They hold at one ``score`` (0 to 1) for all classes, the one where the mean F1 over the classes
+    with truth boxes is highest, at IoU 0.5. ``precision`` and ``recall`` are means over these
+    classes, ``of_class`` has the pair of each class, None for a class without truth boxes.
+    """
+
+    score: float | None
+    precision: float | None
+    recall: float | None
+    of_class: dict[str, tuple[float, float] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +63,8 @@ class AveragePrecision:
     ``map50`` at IoU 0.5 and ``map50_95`` over IoU .50:.05:.95 are means over the classes with
     truth boxes; ``..._local`` over classes of kind ``box`` alone, since a full-frame box is found
     by its mere shape. ``recall`` is the average recall at 100 boxes an image. ``ap50`` and
-    ``ap50_95`` hold one value for each class that has boxes.
+    ``ap50_95`` hold one value for each class that has boxes. ``best_f1`` is what YOLOv5 calls
+    precision and recall.
     """
 
     map50: float | None
@@ -55,6 +74,7 @@ class AveragePrecision:
     recall: float | None
     ap50: dict[str, float | None]
     ap50_95: dict[str, float | None]
+    best_f1: BestF1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +122,7 @@ def average_precision(
     numbers = {sample.image: number for number, sample in enumerate(seen, 1)}
     truth = _coco(_truth_rows(seen, numbers, classes), seen, classes=classes, sizes=sizes)
     found = _coco(_found_rows(detections, numbers, classes), seen, classes=classes, sizes=sizes)
-    precision, recall = _accumulate(truth, found)
-    return _averages(precision, recall, classes)
+    return _averages(_evaluated(truth, found), classes)
 
 
 def detection_confusion(
@@ -202,20 +221,19 @@ def _coco(
     return coco
 
 
-def _accumulate(truth: Any, found: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return precision (IoU, recall point, class) and recall (IoU, class), -1 without truth."""
+def _evaluated(truth: Any, found: Any) -> Any:
     with contextlib.redirect_stdout(io.StringIO()):
         run = COCOeval(truth, found, iouType="bbox")
         run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
         run.params.maxDets = [MAX_DETECTIONS]
         run.evaluate()
         run.accumulate()
-    return run.eval["precision"][..., 0, 0], run.eval["recall"][..., 0, 0]
+    return run
 
 
-def _averages(
-    precision: NDArray[np.float64], recall: NDArray[np.float64], classes: ClassTable
-) -> AveragePrecision:
+def _averages(run: Any, classes: ClassTable) -> AveragePrecision:
+    # Precision by IoU, recall point, class; recall by IoU, class; -1 where there is no truth box.
+    precision, recall = run.eval["precision"][..., 0, 0], run.eval["recall"][..., 0, 0]
     names = classes.detector_names
     local = [names.index(name) for name in classes.box_names]
     return AveragePrecision(
@@ -226,7 +244,53 @@ def _averages(
         recall=_mean(recall),
         ap50={name: _mean(precision[0, :, k]) for k, name in enumerate(names)},
         ap50_95={name: _mean(precision[:, :, k]) for k, name in enumerate(names)},
+        best_f1=_best_f1(run, names),
     )
+
+
+def _best_f1(run: Any, names: Sequence[str]) -> BestF1:
+    """Return precision and recall at the best F1, by the formulas of YOLOv5's ``ap_per_class``."""
+    images = len(run.params.imgIds)
+    curves = {}
+    for k, name in enumerate(names):
+        found = [each for each in run.evalImgs[k * images : (k + 1) * images] if each is not None]
+        truth = sum(len(each["gtIds"]) for each in found)
+        if truth:
+            scores = np.array([score for each in found for score in each["dtScores"]])
+            hits = np.array([m > 0 for each in found for m in each["dtMatches"][0]], np.float64)
+            curves[name] = _curves(scores, hits, truth)
+    if not curves:
+        return BestF1(None, None, None, dict.fromkeys(names))
+    precision, recall = np.array(list(curves.values())).swapaxes(0, 1)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-16)
+    best = int(_smoothed(f1.mean(axis=0)).argmax())
+    pairs = zip(precision[:, best].tolist(), recall[:, best].tolist(), strict=True)
+    return BestF1(
+        score=best / (SCORES - 1),
+        precision=float(precision[:, best].mean()),
+        recall=float(recall[:, best].mean()),
+        of_class=dict.fromkeys(names) | dict(zip(curves, pairs, strict=True)),
+    )
+
+
+def _curves(
+    scores: NDArray[np.float64], hits: NDArray[np.float64], truth: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return precision and recall of one class at ``SCORES`` scores from 0 to 1."""
+    if not scores.size:
+        return np.zeros(SCORES), np.zeros(SCORES)
+    order = np.argsort(-scores, kind="stable")
+    right, places = hits[order].cumsum(), -scores[order]
+    x = -np.linspace(0, 1, SCORES)
+    precision = right / np.arange(1, len(right) + 1)
+    return np.interp(x, places, precision, left=1), np.interp(x, places, right / truth, left=0)
+
+
+def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over a tenth of the curve around each point, its ends repeated."""
+    width = round(len(values) * SMOOTHED * 2) // 2 + 1
+    padded = np.pad(values, width // 2, mode="edge")
+    return np.convolve(padded, np.ones(width) / width, mode="valid")
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

@@ -6,20 +6,16 @@ archived and printed.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -29,10 +25,10 @@ from wafer.evaluation import figures
 from wafer.evaluation.detection import SCORE_THRESHOLD
 from wafer.evaluation.figures import LoadImage
 from wafer.evaluation.metrics import golden_set_size
+from wafer.evaluation.pages import data_url, render_page
 from wafer.evaluation.records import Detection, Prediction
 from wafer.evaluation.remarks import remarks
 from wafer.evaluation.results import Evaluation
-from wafer.evaluation.tables import percent
 
 __all__ = ["METRICS_FILE", "REPORT_FILE", "write_report"]
 
@@ -99,24 +95,19 @@ def write_report(
     write_text(folder / METRICS_FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
     scored = _scored(evaluation, samples, predictions)
     drawn = _draw_figures(folder, evaluation, scored, load_image)
-    page = (
-        _environment()
-        .from_string(_template())
-        .render(
-            title=title,
-            evaluation=evaluation,
-            values=content,
-            remarks=remarks(evaluation),
-            figures={name: _data_url(data, "png") for name, data in drawn.items()},
-            mistakes=_mistakes(evaluation, scored, detections or (), load_image),
-            mistakes_in_all=int((~evaluation.answers.correct).sum()),
-            golden=[
-                (t, [golden_set_size(t, errors=e) for e in GOLDEN_ERRORS]) for t in GOLDEN_TARGETS
-            ],
-        )
+    page = render_page(
+        "wafer.evaluation",
+        TEMPLATE,
+        title=title,
+        evaluation=evaluation,
+        values=content,
+        remarks=remarks(evaluation),
+        figures={name: data_url(data, "png") for name, data in drawn.items()},
+        mistakes=_mistakes(evaluation, scored, detections or (), load_image),
+        mistakes_in_all=int((~evaluation.answers.correct).sum()),
+        golden=[(t, [golden_set_size(t, errors=e) for e in GOLDEN_ERRORS]) for t in GOLDEN_TARGETS],
     )
-    # File names that are not valid Unicode are shown with their odd bytes spelled out.
-    write_bytes(folder / REPORT_FILE, page.encode("utf-8", "backslashreplace"))
+    write_bytes(folder / REPORT_FILE, page)
     return folder / REPORT_FILE
 
 
@@ -170,7 +161,7 @@ def _pairs(
     for item in sorted(scored, key=lambda item: _shuffled(item[0].image)):
         by_class[item[2]].append(item)
     turns = chain.from_iterable(zip_longest(*(by_class[name] for name in sorted(by_class))))
-    return [item for item in turns if item is not None][:SHOWN_PAIRS]
+    return [item for item in turns if item is not None][: max(SHOWN_PAIRS, len(by_class))]
 
 
 def _shuffled(image: str) -> str:
@@ -212,7 +203,7 @@ def _mistake(
         prediction=prediction,
         truth=truth,
         killer=killer,
-        data=_data_url(_jpeg(image), "jpeg"),
+        data=data_url(_jpeg(image), "jpeg"),
         width=width,
         height=height,
         true_boxes=true_boxes,
@@ -245,24 +236,3 @@ def _jpeg(image: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
-
-
-def _data_url(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def _template() -> str:
-    return files("wafer.evaluation").joinpath(TEMPLATE).read_text(encoding="utf-8")
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["percent"] = percent
-    environment.filters["interval"] = _interval
-    return environment
-
-
-def _interval(value: Any) -> str:
-    return "" if value is None else f"{percent(value[0])} to {percent(value[1])}"

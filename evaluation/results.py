@@ -45,6 +45,9 @@ DEFINITIONS = {
     "average_precision": "pycocotools bbox, IoU .50:.05:.95, 101 recall points, 100 boxes an "
     "image, all images somebody looked at including empty ones, classes without truth boxes null; "
     "local means classes of kind box",
+    "box_precision": "mean over the classes with truth boxes at IoU 0.5 and the one score, "
+    "box_score, where their mean F1 is highest, as YOLOv5 reports precision and recall; matched as "
+    "for average precision",
     "detection_confusion": "scores of at least 0.25, IoU of at least 0.5; rows truth, columns "
     "found, the last of each background",
     "coverage_at_accuracy": "the threshold suits these images best, so it is a little optimistic",
@@ -174,6 +177,9 @@ class Evaluation:
         return {
             "map50_local": None if detection is None else detection.map50_local,
             "average_recall": None if detection is None else detection.recall,
+            "box_precision": None if detection is None else detection.best_f1.precision,
+            "box_recall": None if detection is None else detection.best_f1.recall,
+            "box_score": None if detection is None else detection.best_f1.score,
             "top1_iou": None if boxes is None else boxes.mean_iou,
             "top1_iou_local": None if boxes is None else boxes.mean_iou_local,
             "top1_boxes_right": None if boxes is None else boxes.right,
@@ -185,6 +191,8 @@ class Evaluation:
         rates, name = self.rates[position], self.classes.names[position]
         ap50 = {} if self.detection is None else self.detection.ap50
         ap50_95 = {} if self.detection is None else self.detection.ap50_95
+        at_best_f1 = {} if self.detection is None else self.detection.best_f1.of_class
+        box_precision, box_recall = at_best_f1.get(name) or (None, None)
         return {
             "support": rates.support,
             "precision": rates.precision,
@@ -196,6 +204,8 @@ class Evaluation:
             "precision_interval": rates.precision_interval,
             "recall_interval": rates.recall_interval,
             "recall_lower": rates.recall_lower,
+            "box_precision": box_precision,
+            "box_recall": box_recall,
         }
 
     def _confusion(self) -> dict[str, Any]:

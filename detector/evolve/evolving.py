@@ -20,10 +20,10 @@ from wafer.detector.evolve.outputs import write_outputs
 from wafer.detector.evolve.records import MODES, EvolveMode, Settings, Trial, TrialState, Verdict
 from wafer.detector.evolve.schedule import announcement, next_step, verdict
 from wafer.detector.evolve.trial import LAST_EPOCHS, Outcome, outcome_of, run_trial
-from wafer.detector.runs import Run, adopt_run, open_shared_run
+from wafer.detector.runs import Run, adopt_run, newest_finished_run, open_shared_run
 from wafer.detector.training import PreparedTraining, TrainingArguments, prepare_training
 
-__all__ = ["Evolved", "Running", "View", "evolve_detector"]
+__all__ = ["Evolved", "Running", "View", "evolve_detector", "finished_evolution"]
 
 POLL = 2.0
 """Seconds between looks at trials that run elsewhere."""
@@ -68,6 +68,7 @@ def evolve_detector(
     *,
     trainings: int,
     mode: EvolveMode = "genetic",
+    runs: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
     watch: Callable[[View], None] = lambda view: None,
     **training: Unpack[TrainingArguments],
@@ -84,6 +85,8 @@ def evolve_detector(
         workspace: what to train on.
         trainings: the cost, at least 1.
         mode: ``genetic``, ``halving`` or ``classic``.
+        runs: the folder of ``evolve/``, where the evolution is kept, and ``train/``, where its
+            result is put; by default ``runs/`` of the workspace.
         say: called once with what is going to be done.
         watch: called whenever there is something new to see.
         training: as for ``prepare_training``; ``hyperparameters`` are those of candidate 0.
@@ -104,19 +107,30 @@ def evolve_detector(
         colour=workspace.colour,
         defaults=ready.arguments["hyperparameters"],
     )
+    runs = workspace.root / "runs" if runs is None else runs
     run = open_shared_run(
-        workspace.root / "runs" / "evolve",
+        runs / "evolve",
         model=str(ready.arguments["model"]),
         # On which device a process trains is no matter to the others.
         arguments={**ready.arguments, "device": None, "evolve": trainings, "evolve_mode": mode},
         dataset_hash=ready.dataset_hash,
     )
     say(announcement(settings))
-    evolution = _Evolution(workspace, run, settings, training, ready, watch)
+    evolution = _Evolution(workspace, run, settings, training, ready, runs / "train", watch)
     evolution.reopen_defaults()
     while (found := evolution.verdict()) is None:
         evolution.work()
     return Evolved(run.folder, evolution.adopt(found), found, ready.notes)
+
+
+def finished_evolution(runs: Path) -> Evolved | None:
+    """Return the newest finished evolution in a folder of ``evolve/`` and ``train/``, or None."""
+    run = newest_finished_run(runs / "evolve")
+    if run is None:
+        return None
+    record = run.record
+    result = runs / "train" / str(record["result"])
+    return Evolved(run.folder, result, Verdict(**record["verdict"]), ())
 
 
 class _Evolution:
@@ -129,6 +143,7 @@ class _Evolution:
         settings: Settings,
         training: TrainingArguments,
         ready: PreparedTraining,
+        results: Path,
         watch: Callable[[View], None],
     ) -> None:
         self.workspace = workspace
@@ -136,6 +151,7 @@ class _Evolution:
         self.settings = settings
         self.training = training
         self.ready = ready
+        self.results = results
         self.watch = watch
         self.trials: tuple[TrialState, ...] = ()
         self.elsewhere: dict[int, str] = {}
@@ -174,13 +190,13 @@ class _Evolution:
             claim.release()
 
     def adopt(self, found: Verdict) -> Path:
-        """Put the run of the verdict among the workspace's runs, once, and return it."""
+        """Put the run of the verdict among the finished runs, once, and return it."""
         write_outputs(self.run.folder, self.settings, self.trials, found)
         state = self.trials[found.trial]
         assert state.folder is not None, "the trial of a verdict is finished"
         begun = self.run.record["started"]  # a folder that was deleted leaves its name to another
         origin = f"{self.run.folder.name}, begun {begun}, trial {found.trial}"
-        result = adopt_run(self.workspace.runs, Run(self.run.folder / state.folder), origin=origin)
+        result = adopt_run(self.results, Run(self.run.folder / state.folder), origin=origin)
         self.run.update(status="finished", verdict=asdict(found), result=result.folder.name)
         return result.folder
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,27 +22,28 @@ BINS = 10
 Floats = NDArray[np.float64]
 
 
-class _Fitted(Protocol):
-    def predict_proba(self, features: Floats, /) -> Floats: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Calibrator:
     """The map from features and class to a probability.
 
-    ``model`` is None where all examples were right or all wrong, and then every answer is
-    ``constant``.
+    ``weights`` and ``intercept`` are those of a logistic regression on the features, scaled by
+    ``centre`` and ``scale``, and one column for each class. Without weights, where all examples
+    were right or all wrong, every answer is ``constant``.
     """
 
     classes: int
     constant: float
-    model: _Fitted | None
+    centre: Floats
+    scale: Floats
+    weights: Floats | None = None
+    intercept: float = 0.0
 
     def probabilities(self, features: Floats, classes: NDArray[np.int64]) -> Floats:
         """Return a probability for each row. Shapes: (n, k), (n,) -> (n,)."""
-        if self.model is None or not len(features):
+        if self.weights is None or not len(features):
             return np.full(len(features), self.constant)
-        answers: Floats = self.model.predict_proba(_columns(features, classes, self.classes))[:, 1]
+        columns = _columns((features - self.centre) / self.scale, classes, self.classes)
+        answers: Floats = 1 / (1 + np.exp(-(columns @ self.weights + self.intercept)))
         return answers
 
 
@@ -59,23 +59,18 @@ def fit_calibrator(
         number: of classes.
     """
     truth = np.asarray(right, bool)
-    constant = float((truth.sum() + 0.5) / (len(truth) + 1)) if len(truth) else 0.0
-    if not len(truth) or truth.all() or not truth.any():
-        return Calibrator(number, constant if truth.any() else 0.0, None)
+    none = np.zeros(features.shape[1])
+    if not truth.any() or truth.all():
+        constant = (truth.sum() + 0.5) / (len(truth) + 1) if truth.any() else 0.0
+        return Calibrator(number, float(constant), none, none + 1)
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(_scaler(StandardScaler(), features.shape[1]), LogisticRegression())
-    model.fit(_columns(features, classes, number), truth)
-    return Calibrator(number, constant, model)
-
-
-def _scaler(scaler: object, features: int) -> object:
-    """Scale the features alone: the offsets keep the size that decides how they are shrunk."""
-    from sklearn.compose import ColumnTransformer
-
-    return ColumnTransformer([("features", scaler, slice(0, features))], remainder="passthrough")
+    centre, spread = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(spread > 0, spread, 1.0)
+    model = LogisticRegression(max_iter=1000)
+    model.fit(_columns((features - centre) / scale, classes, number), truth)
+    weights = np.asarray(model.coef_[0], np.float64)
+    return Calibrator(number, 0.0, centre, scale, weights, float(model.intercept_[0]))
 
 
 def _columns(features: Floats, classes: NDArray[np.int64], number: int) -> Floats:
@@ -94,8 +89,8 @@ def calibration_error(probabilities: Sequence[float], right: Sequence[bool]) -> 
     """Return the expected calibration error over ten bins of equal width, None without values.
 
     Example:
-        >>> calibration_error([0.95, 0.95], [True, False])
-        0.45
+        >>> calibration_error([0.75, 0.75], [True, False])
+        0.25
     """
     p, truth = np.asarray(probabilities, np.float64), np.asarray(right, np.float64)
     if not len(p):

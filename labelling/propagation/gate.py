@@ -15,6 +15,8 @@ __all__ = ["Comparison", "compare"]
 
 DRAWS = 300
 CONFIDENCE = 0.90
+ROUNDING = 1e-9
+"""A difference of no more than this is one of floating point."""
 
 Floats = NDArray[np.float64]
 
@@ -35,7 +37,7 @@ class Comparison:
     @property
     def harmed(self) -> bool:
         """Return whether the class got worse beyond chance."""
-        return self.before is not None and self.high < 0
+        return self.before is not None and self.high < -ROUNDING
 
     @property
     def gain(self) -> float:

@@ -54,6 +54,7 @@ def test_every_command_has_help(runner: CliRunner) -> None:
         ("evaluate", "wafer.detector.evaluating:evaluate_model"),
         ("demo", "wafer.experiments.demo:run_demo"),
         ("label-propagate", "wafer.labelling.propagation.propagating:propagate"),
+        ("reproduce", "wafer.experiments.reproduction:reproduce_table"),
     ],
 )
 def test_defaults_are_those_of_the_library(command: str, library: str) -> None:
@@ -110,6 +111,7 @@ def test_options_of_a_training_that_do_not_go_together_are_refused(
 def test_a_usage_error_is_exit_code_2(runner: CliRunner) -> None:
     assert runner.invoke(app, ["train", "--epochs", "many"]).exit_code == 2
     assert runner.invoke(app, ["train", "--no-such-option"]).exit_code == 2
+    assert runner.invoke(app, ["reproduce", "4"]).exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -129,6 +131,8 @@ def test_a_usage_error_is_exit_code_2(runner: CliRunner) -> None:
         (["init", "w", "--images", "nowhere"], "nowhere"),
         (["convert", "nowhere", "there", "--to", "voc"], "nowhere"),
         (["weights", "verify", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["reproduce", "1"], "only table 3 can be reproduced"),
+        (["reproduce", "3", "--workspace", "nowhere"], "no wafer.toml"),
     ],
 )
 def test_what_the_user_can_mend_is_exit_code_1_and_plain_lines(

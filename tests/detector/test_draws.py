@@ -91,3 +91,13 @@ def test_the_figure_shows_every_class_share_and_ap(tmp_path: Path) -> None:
     assert labels == ["spot", "line", BACKGROUND]
     write_figure(figure, tmp_path / "draws.png")
     assert (tmp_path / "draws.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_single_epoch_can_be_seen() -> None:
+    one = [ClassDraw(1, name, 4, 4, 0.5, 0.5) for name in ("spot", "line")]
+    share, ap = draws_figure(one).axes
+    assert {line.get_marker() for line in share.lines} == {"o"}
+    assert "o" in {line.get_marker() for line in ap.lines}
+    assert all(tick == round(tick) for tick in share.xaxis.get_major_locator()())
+    two = [ClassDraw(epoch, "spot", 4, 4, 0.5, 0.5) for epoch in (1, 2)]
+    assert {line.get_marker() for line in draws_figure(two).axes[0].lines} == {"None"}

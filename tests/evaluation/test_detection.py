@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+import wafer.detector.ultralytics_adapter as adapter
 from wafer.datasets.classes import ClassTable, DefectClass
 from wafer.datasets.records import Annotation, Box, Sample
 from wafer.evaluation.detection import (
@@ -123,6 +126,9 @@ def test_without_truth_boxes_everything_is_null(samples: list[Sample]) -> None:
     found = [(sample.image, BOX, "scratch", 0.9) for sample in samples]
     result = scored(samples, *found)
     assert (result.map50, result.map50_95, result.map50_95_local, result.recall) == (None,) * 4
+    best = result.best_f1
+    assert (best.score, best.precision, best.recall) == (None, None, None)
+    assert set(best.of_class.values()) == {None}
 
 
 def test_only_the_hundred_best_boxes_of_an_image_count() -> None:
@@ -199,6 +205,62 @@ def test_the_figures_are_those_of_pycocotools_from_files(tmp_path: Path) -> None
         (run.stats[0], run.stats[1], run.stats[8])
     )
     assert 0.05 < run.stats[0] < 0.95
+
+
+def test_precision_and_recall_where_f1_is_best_by_hand() -> None:
+    result = scored(TWO, ("a", BOX, "scratch", 0.9), ("a", FAR, "dust", 0.9)).best_f1
+    assert (result.precision, result.recall) == (1.0, 0.5)  # dust has no truth box
+    assert result.of_class == {"scratch": (1.0, 0.5), "dust": None, "deviation": None}
+    assert result.score is not None
+    assert 0 <= result.score < 0.9
+    samples = [*ONE, looked("b", (BOX, "dust"))]
+    result = scored(samples, ("a", BOX, "scratch", 0.9)).best_f1
+    assert result.of_class == {"scratch": (1.0, 1.0), "dust": (0.0, 0.0), "deviation": None}
+    assert (result.precision, result.recall) == (0.5, 0.5)
+
+
+def place(image: int) -> Box:
+    return Box(10 * image, 0, 10 * image + 8, 8)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    truth=st.lists(st.sampled_from(CLASSES.detector_names), min_size=1, max_size=9),
+    found=st.lists(
+        st.tuples(st.sampled_from(CLASSES.detector_names), st.booleans(), st.floats(0, 1)),
+        max_size=9,
+    ),
+)
+def test_precision_and_recall_are_those_of_yolov5(
+    truth: list[str], found: list[tuple[str, bool, float]]
+) -> None:
+    """Each box found lies on the truth box of its number or where there is nothing."""
+    names = CLASSES.detector_names
+    boxes = [
+        (place(i) if there else Box(0, 50, 8, 58), name, score)
+        for i, (name, there, score) in enumerate(found)
+    ]
+    hits = [
+        there and i < len(truth) and truth[i] == name for i, (name, there, _) in enumerate(found)
+    ]
+    theirs = adapter.ultralytics.utils.metrics.ap_per_class(
+        np.array(hits, np.float64).reshape(-1, 1).repeat(10, axis=1),
+        np.array([score for *_, score in found]),
+        np.array([names.index(name) for name, *_ in found]),
+        np.array([names.index(name) for name in truth]),
+    )
+    result = scored(
+        [looked("a", *((place(i), name) for i, name in enumerate(truth)))],
+        *(("a", *box) for box in boxes),
+    ).best_f1
+    scores = [score for *_, score in found]
+    if len(set(scores)) == len(scores):  # ultralytics takes equal scores in any order
+        precision, recall, present = theirs[2], theirs[3], theirs[6].tolist()
+        assert result.precision == pytest.approx(precision.mean())
+        assert result.recall == pytest.approx(recall.mean())
+        assert [k for k, name in enumerate(names) if result.of_class[name]] == present
+        pairs = [result.of_class[names[k]] for k in present]
+        assert np.array(pairs) == pytest.approx(np.array([precision, recall]).T)
 
 
 CONFUSIONS = [

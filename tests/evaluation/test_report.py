@@ -235,6 +235,40 @@ def test_few_images_are_read_of_many(tmp_path: Path) -> None:
     assert len(read) == 24
 
 
+def test_every_class_is_among_the_truths_beside_answers(tmp_path: Path) -> None:
+    names = [f"class{i:02d}" for i in range(15)]
+    classes = ClassTable(tuple(DefectClass(i, name) for i, name in enumerate(names)))
+    samples = [Sample(f"{name}-{copy}.png", name) for name in names for copy in "ab"]
+    predictions = [Prediction(s.image, None, str(s.image_class), 0.9, "auto") for s in samples]
+    read: list[str] = []
+
+    def noting(image: str) -> np.ndarray:
+        read.append(image)
+        return load(image)
+
+    evaluation = evaluate(
+        samples,
+        predictions,
+        classes=classes,
+        detections=None,
+        sizes={},
+        model="m",
+        dataset_hash="ab" * 32,
+        split="test",
+        excluded={},
+    )
+    write_report(
+        tmp_path,
+        evaluation,
+        load_image=noting,
+        samples=samples,
+        predictions=predictions,
+        detections=None,
+        title="many classes",
+    )
+    assert sorted(image[:7] for image in read) == names
+
+
 def test_names_that_are_not_unicode_do_not_stop_the_report(tmp_path: Path) -> None:
     sample = Sample("caf\udce9.png", DUST, ())
     prediction = Prediction(sample.image, None, "clean", 0.5, "auto")

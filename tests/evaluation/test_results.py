@@ -172,6 +172,8 @@ def test_the_object_by_hand() -> None:
     assert result["brier"] == round((0.25 + 0.25) / 4, 6)
     top1 = ("top1_iou", "top1_iou_local", "top1_boxes_right", "top1_boxes_found")
     assert [result[key] for key in top1] == [0.666667, 0.666667, 1.0, 0.666667]
+    assert (result["box_precision"], result["box_recall"], result["box_score"]) == (1.0, 1.0, 0.0)
+    assert (scratch["box_precision"], scratch["box_recall"]) == (1.0, 1.0)
     assert result["detection_confusion"]["counts"][0] == [1, 0, 0, 1]
 
 
@@ -180,8 +182,10 @@ def test_a_model_without_boxes_has_null_for_all_that_is_about_boxes() -> None:
     assert result["accuracy"] == 1.0
     keys = "map50 map50_95 map50_95_local map50_local average_recall top1_iou top1_boxes_found"
     assert [result[key] for key in keys.split()] == [None] * 7
+    assert [result[key] for key in ("box_precision", "box_recall", "box_score")] == [None] * 3
     assert result["detection_confusion"] is None
     assert result["per_class"]["dust"]["ap50"] is None
+    assert result["per_class"]["dust"]["box_precision"] is None
 
 
 def test_a_detector_that_finds_nothing_scores_zero_not_null() -> None:

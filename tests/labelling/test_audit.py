@@ -16,7 +16,7 @@ from wafer.labelling.propagation.outcome import DECISIONS, read_decisions
 from wafer.labelling.queue import newest_queue
 from wafer.labelling.verifying import verify_ledger
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def fill(table: Path, answer: Callable[[dict[str, str]], str]) -> list[dict[str, str]]:
@@ -38,7 +38,8 @@ def truth_of(own: Any) -> dict[str, bool]:
 
 def test_a_sample_is_blind_and_waits_until_it_is_answered(own: Any) -> None:
     drawn = draw_audit(own.workspace)
-    rows = list(csv.DictReader(drawn.table.open()))
+    with drawn.table.open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
     assert len(rows) == drawn.images
     assert list(rows[0]) == ["picture", "image", "class", "boxes", "right", "remark"]
     assert all((drawn.table.parent / row["picture"]).is_file() for row in rows)

@@ -20,7 +20,7 @@ from rich.console import Console
 from wafer.datasets.errors import StorageError, TrainingError
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
-from wafer.detector.evolve.evolving import View, evolve_detector
+from wafer.detector.evolve.evolving import View, evolve_detector, finished_evolution
 from wafer.detector.evolve.genes import genome_of
 from wafer.detector.evolve.journal import JOURNAL, Journal
 from wafer.detector.evolve.outputs import evolve_figure
@@ -116,6 +116,21 @@ def test_the_winner_becomes_the_newest_run_of_the_workspace(
     assert newest is not None
     assert newest.folder == done.run
     assert json.loads((done.folder / "run.json").read_text())["status"] == "finished"
+
+
+def test_an_evolution_elsewhere_leaves_the_workspace_s_runs_alone(
+    workspace: Workspace, made_up: Callable[[MadeUp], list[int]], tmp_path: Path
+) -> None:
+    made_up(rising)
+    runs = tmp_path / "elsewhere"
+    assert finished_evolution(runs) is None
+    done = evolve_detector(workspace, trainings=2, runs=runs, **SMALL)
+    assert done.folder == runs / "evolve" / "yolov5n-001"
+    assert done.run == runs / "train" / "yolov5n-001"
+    found = finished_evolution(runs)
+    assert found is not None
+    assert (found.folder, found.run, found.verdict) == (done.folder, done.run, done.verdict)
+    assert not (workspace.root / "runs").exists()
 
 
 def test_it_leaves_a_table_a_file_for_hyp_and_a_picture(

@@ -18,7 +18,7 @@ from wafer.labelling.queue import newest_queue, open_items
 from wafer.labelling.verdicts import ReviewedBox, reviewed
 from wafer.labelling.verifying import verify_ledger
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_a_killed_run_goes_on_and_repeats_no_teacher(labelled: Any) -> None:

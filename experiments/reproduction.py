@@ -1,0 +1,133 @@
+"""The paper's tables on data of one's own, the published figures beside ours."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from wafer.datasets.errors import StorageError, WaferError, WorkspaceError
+from wafer.datasets.synthetic.generate import generate_workspace
+from wafer.datasets.workspace import Workspace
+from wafer.detector.runs import Run, locked
+from wafer.experiments.table3.outputs import Table3
+from wafer.experiments.table3.plan import SCALES, Scale, ScaleName, settings
+from wafer.experiments.table3.record import WORKSPACE, check_folder, claim_folder
+from wafer.experiments.table3.running import Progress, Series, check_splits, data_of
+
+__all__ = ["reproduce_table"]
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def reproduce_table(
+    folder: Path,
+    *,
+    table: int = 3,
+    scale: ScaleName = "cpu",
+    workspace: Workspace | None = None,
+    model: str = "yolov5n",
+    weights: Path | Literal["none"] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress,
+) -> Table3:
+    """Run the experiments of a table of the paper and write it, the published figures beside ours.
+
+    Killed, the same call goes on; no finished experiment is repeated. The CSV and the Markdown
+    page are written after every experiment, the HTML page at the end.
+
+    Args:
+        folder: gets the table, the runs, and a synthetic workspace where there is none of the user.
+        table: of the paper; 1 and 2 are not there yet.
+        scale: ``paper`` has its settings, ``cpu`` and ``smoke`` are smaller.
+        workspace: the user's own data; only its cache is written to.
+        model: which YOLOv5; the paper does not say.
+        weights: first weights, as for ``prepare_training``.
+        seed: of the images and of the trainings.
+        device: as for ``prepare_training``.
+        progress: called as each step goes on.
+
+    Raises:
+        WorkspaceError: the folder belongs to other arguments or other data.
+        TrainingError, DataError, WeightsError: as ``train_detector``.
+    """
+    if table != 3:
+        raise WaferError(
+            f"table {table} compares classifier heads, which wafer does not have yet; only table 3 "
+            "can be reproduced"
+        )
+    return _table3(
+        folder.resolve(),
+        SCALES[scale],
+        workspace,
+        {"model": model, "weights": weights, "seed": seed, "device": device},
+        progress,
+    )
+
+
+def _table3(
+    folder: Path,
+    scale: Scale,
+    own: Workspace | None,
+    common: Mapping[str, Any],
+    progress: Progress,
+) -> Table3:
+    _check_place(folder, own)
+    known = {"table": 3, "scale": asdict(scale), "model": common["model"], "seed": common["seed"]}
+    check_folder(folder, known)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(Run(folder)), _room_for(folder):
+        workspace = own or generate_workspace(
+            folder / WORKSPACE,
+            images=scale.images,
+            size=scale.size,
+            difficulty=scale.difficulty,
+            seed=common["seed"],
+            progress=lambda done, total: progress("rendering", done, total),
+        )
+        notes = check_splits(workspace)
+        series = Series(folder, workspace, scale, common, data_of(workspace), progress)
+        start = series.check()
+        claim_folder(folder, {**known, "weights": start.digest, "data": series.data})
+        table = Table3(
+            folder=folder,
+            scale=scale,
+            settings=settings(
+                scale,
+                model=common["model"],
+                start=start.text,
+                workspace=None if own is None else own.root.name,
+            ),
+            notes=notes if scale.remark is None else (scale.remark, *notes),
+            synthetic=own is None,
+            outcomes=(),
+        )
+        for outcome in series.run():
+            table = replace(table, outcomes=(*table.outcomes, outcome))
+            table.write()
+        table.write_page()
+    return table
+
+
+@contextmanager
+def _room_for(folder: Path) -> Iterator[None]:
+    """Say what to do where a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise StorageError(
+            f"{folder}: {error.strerror}; what is finished is kept. Make room and start the same "
+            "command again"
+        ) from error
+
+
+def _check_place(folder: Path, own: Workspace | None) -> None:
+    """Check that no picture of ours is going to lie among the user's images."""
+    if own is not None and folder.is_relative_to(own.images):
+        raise WorkspaceError(f"{folder} is inside the images of {own.root}; name another folder")

@@ -91,6 +91,10 @@ def _from_bundle(bundle: Bundle, device: str, engine: str, batch: int) -> Predic
         if engine not in (AUTO, "torch"):
             raise WeightsError(f"--engine {engine} runs on the CPU; leave out --device {device}")
         backend = torch_backend(device)
+        if (precision := bundle.description.precision) not in backend.precisions:
+            raise WeightsError(
+                f"{bundle.folder} is of {precision}, for the CPU; leave out --device"
+            )
     else:
         backend = choose_backend(bundle, backends, engine=engine, batch=batch)
     log.info("model %s (%s), engine %s", bundle.label, bundle.folder, backend.name)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wafer.datasets.errors import WeightsError
+from wafer.detector.classification import classify_images
 from wafer.inference.bundle import Bundle
 from wafer.inference.engines.backend import Backend, in_batches
 from wafer.inference.engines.choosing import BACKENDS, choose_backend
@@ -174,6 +175,20 @@ def test_where_none_passes_every_reason_is_said(
     assert "brightness_refuse: not on this processor" in str(caught.value)
     with pytest.raises(WeightsError, match="choose auto or one of brightness_wrong"):
         choose_backend(make(), backends, engine="tensorrt")
+
+
+def test_a_gpu_does_not_change_the_precision_of_a_bundle(make: Make, tmp_path: Path) -> None:
+    folder = make(precision="bf16").folder
+    with pytest.raises(WeightsError, match="is of bf16, for the CPU"):
+        classify_images(["a"], weights=folder, output=tmp_path / "p.csv", device="cuda:0")
+    with pytest.raises(WeightsError, match="--engine openvino runs on the CPU"):
+        classify_images(
+            ["a"],
+            weights=folder,
+            output=tmp_path / "p.csv",
+            device="cuda:0",
+            engine="openvino",
+        )
 
 
 def test_files_that_are_no_network_are_refused_by_the_real_engines(

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from wafer.datasets.files import write_text
 from wafer.datasets.initialisation import initialise
 from wafer.datasets.splitting import resplit
 from wafer.datasets.synthetic.generate import generate_workspace
@@ -64,16 +65,19 @@ def synthetic(root: Path) -> Workspace:
 
 
 def neu(root: Path, source: Path) -> Workspace:
-    """Return NEU-DET with ``seed.txt`` to train on."""
+    """Return NEU-DET with ``seed.txt`` to train on, which is kept out of the test images."""
     if (root / "wafer.toml").is_file():
         return open_workspace(root)
-    lists = {"train": "seed.txt", "val": "val.txt", "test": "test.txt"}
+    test = root.parent / "test.txt"
+    seeds = set((source / "seed.txt").read_text().split())
+    held_out = [stem for stem in (source / "test.txt").read_text().split() if stem not in seeds]
+    write_text(test, "\n".join(held_out) + "\n")
     initialise(
         root,
         images=source / "images",
         boxes=source / "annotations",
         boxes_format="voc",
-        splits={split: source / name for split, name in lists.items()},
+        splits={"train": source / "seed.txt", "val": source / "val.txt", "test": test},
     )
     return open_workspace(root)
 

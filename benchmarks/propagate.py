@@ -133,18 +133,27 @@ def synth(folder: Path, given: argparse.Namespace, seed: int) -> Workspace:
 
 
 def neu(root: Path, data: Path) -> Workspace:
-    """Return NEU-DET with seed and pool as training images."""
+    """Return NEU-DET with seed and pool as training images.
+
+    The test images are what is in neither, with those of ``val.txt``, which nothing else uses here.
+    """
     if not (root / "wafer.toml").is_file():
-        train = root.parent / "train.txt"
-        names = [(data / f"{part}.txt").read_text() for part in ("seed", "pool")]
-        write_text(train, "\n".join(text.strip() for text in names) + "\n")
+        stems = {
+            part: (data / f"{part}.txt").read_text().split()
+            for part in ("seed", "pool", "val", "test")
+        }
+        train, test = root.parent / "train.txt", root.parent / "test.txt"
+        seen = stems["seed"] + stems["pool"]
+        write_text(train, "\n".join(seen) + "\n")
+        held_out = dict.fromkeys(stems["val"] + stems["test"])
+        write_text(test, "\n".join(stem for stem in held_out if stem not in set(seen)) + "\n")
         initialise(
             root,
             images=data / "images",
             image_labels=data / "image_labels.csv",
             boxes=data / "annotations",
             boxes_format="voc",
-            splits={"train": train, "val": data / "val.txt", "test": data / "test.txt"},
+            splits={"train": train, "test": test},
         )
     return open_workspace(root)
 
@@ -174,7 +183,7 @@ def hide(sample: Sample, chosen: Mapping[str, str], full: Workspace) -> Sample:
         return replace(sample, split=split)
     if sample.split == "test" or sample.image_class not in full.classes.box_names:
         return sample
-    # The val images of the whole data belong to nobody here: validation is by drawn images alone.
+    # Validation is by drawn images alone.
     unused = sample.split != "train"
     return replace(sample, annotations=None, split="unused" if unused else "train")
 

@@ -15,11 +15,13 @@ from wafer.datasets.workspace import Workspace
 from wafer.detector.runs import Run, locked
 from wafer.experiments.table3.outputs import Table3
 from wafer.experiments.table3.plan import SCALES, Scale, ScaleName, settings
-from wafer.experiments.table3.record import WORKSPACE, check_folder, claim_folder
+from wafer.experiments.table3.record import check_folder, claim_folder
 from wafer.experiments.table3.running import Progress, Series, check_splits, data_of
 
 __all__ = ["reproduce_table"]
 
+WORKSPACE = "workspace"
+"""The folder of the synthetic images."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -81,6 +83,9 @@ def _table3(
     check_folder(folder, known)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(Run(folder)), _room_for(folder):
+        if own is None:
+            # Rendering takes long; killed in it, the folder already is that of these arguments.
+            claim_folder(folder, known)
         workspace = own or generate_workspace(
             folder / WORKSPACE,
             images=scale.images,

@@ -10,13 +10,11 @@ from typing import Any
 from wafer.datasets.errors import WorkspaceError
 from wafer.datasets.files import write_text
 
-__all__ = ["WORKSPACE", "check_folder", "claim_folder"]
+__all__ = ["check_folder", "claim_folder"]
 
 RECORD = "reproduce.json"
-WORKSPACE = "workspace"
-"""The folder of the synthetic images."""
 # What a command leaves that was killed before it wrote the record.
-BEGUN = (WORKSPACE, ".lock", f".{RECORD}.tmp-")
+BEGUN = (".lock", f".{RECORD}.tmp-")
 
 
 def check_folder(folder: Path, wanted: Mapping[str, Any]) -> None:
@@ -40,14 +38,15 @@ def check_folder(folder: Path, wanted: Mapping[str, Any]) -> None:
 
 
 def claim_folder(folder: Path, wanted: Mapping[str, Any]) -> None:
-    """Make a folder that of the table for which all of ``wanted`` holds.
+    """Make a folder that of the table for which all of ``wanted`` holds, as well as before.
 
     Raises:
         WorkspaceError: as ``check_folder``.
     """
     check_folder(folder, wanted)
-    if not (folder / RECORD).is_file():
-        write_text(folder / RECORD, json.dumps(wanted, indent=2) + "\n")
+    record = _read(folder)
+    if not wanted.keys() <= record.keys():
+        write_text(folder / RECORD, json.dumps({**record, **wanted}, indent=2) + "\n")
 
 
 def _read(folder: Path) -> dict[str, Any]:

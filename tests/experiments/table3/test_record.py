@@ -24,6 +24,16 @@ def test_a_folder_is_claimed_once_and_for_all(tmp_path: Path) -> None:
     assert (folder / "reproduce.json").read_bytes() == written
 
 
+def test_what_is_known_later_joins_what_was_known_first(tmp_path: Path) -> None:
+    claim_folder(tmp_path, KNOWN)
+    (tmp_path / "workspace").mkdir()
+    with pytest.raises(WorkspaceError, match="of other arguments"):
+        check_folder(tmp_path, KNOWN | {"seed": 1})
+    claim_folder(tmp_path, WHOLE)
+    with pytest.raises(WorkspaceError, match="have changed"):
+        check_folder(tmp_path, {"data": "cd"})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -41,7 +51,6 @@ def test_other_arguments_and_other_data_are_told_apart(
 
 
 def test_what_a_killed_command_left_is_gone_on_with(tmp_path: Path) -> None:
-    (tmp_path / "workspace").mkdir()
     for name in (".lock", ".reproduce.json.tmp-0123"):
         (tmp_path / name).write_text("")
     claim_folder(tmp_path, WHOLE)

@@ -551,6 +551,8 @@ def classify(
             force=force,
             progress=progress,
         )
+    if done.before:
+        _note(f"{done.before} of the images were done before")
     _note(
         f"{done.rows} images, {done.review} for review, {done.errors} unreadable, "
         f"{done.images_per_second:.0f} images/s"
@@ -894,14 +896,17 @@ def _bars() -> Iterator[Callable[[str, float, float | None], None]]:
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (TextColumn("{task.description:<11}"), BarColumn(), MofNCompleteColumn())
-    bars = Progress(*columns, Elapsed(), Remaining(), console=Console(stderr=True))
+    speed = TextColumn("{task.fields[speed]}")
+    bars = Progress(*columns, speed, Elapsed(), Remaining(), console=Console(stderr=True))
     tasks: dict[str, TaskID] = {}
 
     def show(step: str, done: float, total: float | None) -> None:
         bars.start()  # here, so that a command that fails at once prints its error alone
         if step not in tasks:
-            tasks[step] = bars.add_task(step, total=total)
-        bars.update(tasks[step], completed=done, total=total)
+            tasks[step] = bars.add_task(step, total=total, speed="")
+        a_second = bars.tasks[list(tasks).index(step)].speed
+        speed = "" if a_second is None else f"{a_second:.3g}/s"
+        bars.update(tasks[step], completed=done, total=total, speed=speed)
 
     try:
         yield show

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 from wafer.datasets.errors import WeightsError
 from wafer.datasets.workspace import Workspace, open_workspace, workspace_folder
-from wafer.detector.torch_backend import torch_backend
+from wafer.detector.runs import Run, newest_finished_run
+from wafer.detector.torch_backend import TORCH, torch_backend
 from wafer.inference.bundle import Bundle, open_bundle
+from wafer.inference.engines.backend import Backend
 from wafer.inference.engines.choosing import AUTO, BACKENDS, choose_backend
-from wafer.inference.output import Progress, Summary, check_output, classify_to_file
-from wafer.inference.records import Predictor
+from wafer.inference.output import Classify, Progress, Summary, check_output, classify_to_file
+from wafer.inference.pipeline import classify
+from wafer.inference.records import Predictor, Row
 from wafer.inference.registry import named_bundle
+from wafer.inference.sources import ImageInput
+from wafer.inference.workers import classify_in_processes, core_count
 
 __all__ = ["check_bundle", "classify_images"]
 
 log = logging.getLogger(__name__)
 
-NO_GPU = ("auto", "cpu")
+GPU = Path("/dev/nvidiactl")
+FEW = 48
+"""So many images are classified sooner than processes are started for them."""
 
 
 def classify_images(
@@ -58,22 +67,22 @@ def classify_images(
     """
     check_output(output, force=force)
     place = _workspace(workspace)
-    folder = named_bundle(place, weights=weights)
-    predictor = (
-        _from_run(place, weights, device, engine)
+    folder = _bundle_folder(place, weights, device, engine)
+    model, answering = (
+        _from_run(place, weights, device, engine, batch)
         if folder is None
         else _from_bundle(open_bundle(folder), device, engine, batch)
     )
-    with closing(predictor.engine):
-        return classify_to_file(
-            images,
-            predictor,
-            output,
-            recursive=recursive,
-            batch=batch,
-            force=force,
-            progress=progress,
-        )
+    return classify_to_file(
+        images,
+        answering,
+        output,
+        model=model,
+        recursive=recursive,
+        batch=batch,
+        force=force,
+        progress=progress,
+    )
 
 
 def check_bundle(bundle: Bundle) -> None:
@@ -85,33 +94,79 @@ def check_bundle(bundle: Bundle) -> None:
     choose_backend(bundle, BACKENDS)
 
 
-def _from_bundle(bundle: Bundle, device: str, engine: str, batch: int) -> Predictor:
-    backends = (*BACKENDS, torch_backend())
-    if device not in NO_GPU:
-        if engine not in (AUTO, "torch"):
-            raise WeightsError(f"--engine {engine} runs on the CPU; leave out --device {device}")
-        backend = torch_backend(device)
-        if (precision := bundle.description.precision) not in backend.precisions:
-            raise WeightsError(
-                f"{bundle.folder} is of {precision}, for the CPU; leave out --device"
-            )
+def _bundle_folder(
+    place: Workspace | None, weights: Path | None, device: str, engine: str
+) -> Path | None:
+    """Return the bundle that is meant, or that of the run that is; None to run a model on torch."""
+    named = named_bundle(place, weights=weights)
+    on_torch = engine == TORCH or (GPU.exists() if device == AUTO else device != "cpu")
+    if named is not None or on_torch:
+        return named
+    if weights is not None:
+        return Run(weights).bundle
+    newest = None if place is None else newest_finished_run(place.runs)
+    return None if newest is None else newest.bundle
+
+
+def _from_bundle(bundle: Bundle, device: str, engine: str, batch: int) -> tuple[str, Classify]:
+    if device not in (AUTO, "cpu"):
+        backend = _on_gpu(bundle, device, engine)
     else:
-        backend = choose_backend(bundle, backends, engine=engine, batch=batch)
+        backend = choose_backend(bundle, (*BACKENDS, torch_backend()), engine=engine, batch=batch)
     log.info("model %s (%s), engine %s", bundle.label, bundle.folder, backend.name)
-    return bundle.predictor(backend.open(bundle, batch))
+    opened = partial(_opened, bundle.folder, backend, batch)
+    model = f"{bundle.digest} on {backend.name} {backend.version} {device}"
+    if backend.name == TORCH:
+        return model, partial(_in_this_process, opened(), batch=batch)
+    return model, partial(_on_all_cores, opened, batch)
 
 
-def _from_run(place: Workspace | None, weights: Path | None, device: str, engine: str) -> Predictor:
+def _on_gpu(bundle: Bundle, device: str, engine: str) -> Backend:
+    if engine not in (AUTO, TORCH):
+        raise WeightsError(f"--engine {engine} runs on the CPU; leave out --device {device}")
+    backend = torch_backend(device)
+    if (precision := bundle.description.precision) not in backend.precisions:
+        raise WeightsError(f"{bundle.folder} is of {precision}, for the CPU; leave out --device")
+    return backend
+
+
+def _from_run(
+    place: Workspace | None, weights: Path | None, device: str, engine: str, batch: int
+) -> tuple[str, Classify]:
     from wafer.detector.loading import choose_model, load_detector
 
     path = choose_model(place, weights=weights)
-    if engine not in (AUTO, "torch"):
+    if engine not in (AUTO, TORCH):
         raise WeightsError(
             f"--engine {engine} runs bundles, and {path} is none; make one with `wafer export`"
         )
     detector = load_detector(path, device=device)
     log.info("model %s (%s)", detector.checkpoint.label, path)
-    return detector.predictor
+    model = f"{detector.checkpoint.digest} on torch {torch_backend().version} {device}"
+    return model, partial(_in_this_process, detector.predictor, batch=batch)
+
+
+def _opened(folder: Path, backend: Backend, batch: int) -> Predictor:
+    bundle = open_bundle(folder)
+    return bundle.predictor(backend.open(bundle, batch))
+
+
+def _on_all_cores(
+    opened: partial[Predictor], batch: int, inputs: Iterable[ImageInput]
+) -> Generator[Row, None, None]:
+    """Classify a few images in this process, more in one for each core."""
+    waiting = iter(inputs)
+    first = list(islice(waiting, FEW + 1))
+    if len(first) <= FEW:
+        return _in_this_process(opened(), first, batch=batch)
+    return classify_in_processes(chain(first, waiting), opened, batch=batch, processes=core_count())
+
+
+def _in_this_process(
+    predictor: Predictor, inputs: Iterable[ImageInput], *, batch: int
+) -> Generator[Row, None, None]:
+    with closing(predictor.engine):
+        yield from classify(inputs, predictor, batch=batch)
 
 
 def _workspace(folder: Path | None) -> Workspace | None:

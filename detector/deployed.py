@@ -6,7 +6,7 @@ import torch  # noqa: TID253
 
 from wafer.detector.precision import CpuModel
 
-__all__ = ["DeployedModel", "best_boxes", "decoded"]
+__all__ = ["DeployedModel", "best_boxes", "decoded", "pooled"]
 
 
 class DeployedModel(torch.nn.Module):
@@ -24,6 +24,11 @@ class DeployedModel(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return boxes, scores and features."""
+        boxes, levels = self.look(images)
+        return (*best_boxes(boxes), pooled(levels))
+
+    def look(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return all boxes, as `decoded` does, and the feature maps that the head was given."""
         levels: list[torch.Tensor] = []
 
         def note(_head: torch.nn.Module, inputs: tuple[list[torch.Tensor]]) -> None:
@@ -31,10 +36,9 @@ class DeployedModel(torch.nn.Module):
 
         handle = self.model.model[-1].register_forward_pre_hook(note)
         try:
-            boxes, scores = best_boxes(decoded(self.model, images))
+            return decoded(self.model, images), levels
         finally:
             handle.remove()
-        return boxes, scores, pooled(levels)
 
 
 def decoded(model: CpuModel, images: torch.Tensor) -> torch.Tensor:

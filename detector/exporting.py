@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch  # noqa: TID253
 from numpy.typing import NDArray
+from torch.jit import TracerWarning  # type: ignore[attr-defined]  # noqa: TID253
 
 from wafer.datasets.errors import ImageError, WeightsError
 from wafer.datasets.images import decode_image
 from wafer.datasets.records import Sample
 from wafer.datasets.workspace import Workspace
-from wafer.detector.deployed import DeployedModel, best_boxes
+from wafer.detector.deployed import DeployedModel, best_boxes, pooled
 from wafer.detector.loading import choose_model, load_detector
-from wafer.detector.model import forward
 from wafer.detector.runs import Run, versions
 from wafer.inference.bundle import (
     DESCRIPTION,
@@ -116,8 +116,8 @@ def golden_of(network: DeployedModel, images: Pixels, tolerance: Tolerance) -> G
         tolerance: of the bundle.
     """
     with torch.inference_mode():
-        answers = [output.numpy() for output in network(torch.from_numpy(images))]
-        decoded = forward(network.model, images)
+        decoded, levels = network.look(torch.from_numpy(images))
+        answers = [output.numpy() for output in (*best_boxes(decoded), pooled(levels))]
         decided = np.array([_is_decided(row, tolerance) for row in decoded])
     chosen = np.argsort(~decided, kind="stable")[:GOLDEN_IMAGES]
     boxes, scores, features = (answer[chosen] for answer in answers)
@@ -176,9 +176,11 @@ def _graph(network: DeployedModel, images: Pixels) -> bytes:
     graph = io.BytesIO()
     names = ("images", *OUTPUTS)
     with warnings.catch_warnings(), torch.no_grad():
-        # The exporter that torch prefers needs a further package; of its older one it warns, and
-        # of branches in the head on sizes, which are fixed here.
-        warnings.simplefilter("ignore")
+        # The exporter that torch prefers needs onnxscript, one more package to keep in step with
+        # torch. The older one warns of itself, and of a branch in the head on a size that is fixed.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx")
+        warnings.filterwarnings("ignore", "You are using the legacy", DeprecationWarning)
+        warnings.filterwarnings("ignore", category=TracerWarning)
         torch.onnx.export(
             network,
             (torch.from_numpy(images),),

@@ -12,13 +12,15 @@ from wafer.inference.engines.backend import Backend
 from wafer.inference.engines.probe import answer_probe
 from wafer.inference.records import Engine
 
-__all__ = ["torch_backend"]
+__all__ = ["TORCH", "torch_backend"]
+
+TORCH = "torch"
 
 
 def torch_backend(device: str = "cpu") -> Backend:
     """Return torch on a device as a backend; torch itself is imported where it is opened."""
     return Backend(
-        name="torch",
+        name=TORCH,
         distribution="torch",
         module="wafer.detector.torch_backend",
         precisions=frozenset({"f32"}),

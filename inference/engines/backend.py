@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -13,11 +12,11 @@ from numpy.typing import NDArray
 from wafer.inference.bundle import Bundle, Precision
 from wafer.inference.records import Engine, TopOne
 
-__all__ = ["Backend", "Open", "core_count", "in_batches"]
+__all__ = ["Backend", "Open", "in_batches"]
 
 Pixels = NDArray[np.uint8]
 Open = Callable[[Bundle, int], Engine]
-"""Opens the network of a bundle for batches of a size.
+"""Opens the network of a bundle for batches of a size, on one core.
 
 Raises:
     WeightsError: the runtime cannot run it here.
@@ -47,11 +46,6 @@ class Backend:
             return version(self.distribution)
         except PackageNotFoundError:
             return None
-
-
-def core_count() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_batches(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wafer.datasets.errors import WeightsError
 from wafer.inference.bundle import ONNX, Bundle
-from wafer.inference.engines.backend import Backend, core_count, in_batches
+from wafer.inference.engines.backend import Backend, in_batches
 from wafer.inference.engines.probe import answer_probe
 from wafer.inference.records import TopOne
 
@@ -39,7 +39,7 @@ class OnnxRuntimeEngine:
         onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         options.add_free_dimension_override_by_name("batch", batch)
-        options.intra_op_num_threads = core_count()
+        options.intra_op_num_threads = 1
         options.log_severity_level = ERRORS_ONLY
         self._batch = batch
         try:

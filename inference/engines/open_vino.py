@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wafer.datasets.errors import WeightsError
 from wafer.inference.bundle import OPENVINO, Bundle
-from wafer.inference.engines.backend import Backend, core_count, in_batches
+from wafer.inference.engines.backend import Backend, in_batches
 from wafer.inference.engines.onnx_runtime import OUTPUTS
 from wafer.inference.engines.probe import answer_probe
 from wafer.inference.records import TopOne
@@ -77,7 +77,7 @@ def onnx_to_openvino(onnx: Path, xml: Path) -> None:
 def _settings(precision: str) -> dict[str, Any]:
     return {
         "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": core_count(),
+        "INFERENCE_NUM_THREADS": 1,
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,
     }

@@ -19,7 +19,7 @@ from pathlib import Path
 from wafer.datasets.errors import WaferError
 from wafer.datasets.files import cache_folder, write_text
 from wafer.inference.bundle import Bundle, open_bundle
-from wafer.inference.engines.backend import Backend, core_count
+from wafer.inference.engines.backend import Backend
 from wafer.inference.processor import processor_digest
 
 __all__ = ["Verdict", "answer_probe", "probe"]
@@ -45,7 +45,7 @@ def probe(backend: Backend, bundle: Bundle, *, batch: int) -> Verdict:
     """Return whether an engine gives a bundle's golden answers on this processor.
 
     What was found out is remembered in the user's cache folder by bundle, processor, version of
-    the runtime, cores and batch.
+    the runtime and batch.
 
     Args:
         backend: the engine.
@@ -113,6 +113,6 @@ def _asked(backend: Backend, bundle: Bundle, batch: int) -> tuple[Verdict, bool]
 
 
 def _memory(backend: Backend, bundle: Bundle, batch: int) -> Path:
-    facts = [bundle.digest, processor_digest(), backend.name, backend.version, core_count(), batch]
+    facts = [bundle.digest, processor_digest(), backend.name, backend.version, batch]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     return cache_folder() / "engines" / f"{digest}.json"

@@ -7,12 +7,9 @@ import io
 import json
 import os
 import resource
-import signal
-import subprocess
-import sys
-import time
+import shutil
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +22,7 @@ from PIL import Image
 from wafer.datasets.classes import ClassTable, DefectClass
 from wafer.datasets.errors import DataError, WaferError, WeightsError
 from wafer.evaluation.calibration import PlattMap, decide
-from wafer.inference.output import COLUMNS, Summary, classify_to_file, write_rows
+from wafer.inference.output import COLUMNS, Classify, Progress, Summary, classify_to_file
 from wafer.inference.pipeline import classify
 from wafer.inference.records import Predictor, Row, TopOne
 from wafer.inference.sources import ImageInput
@@ -92,8 +89,20 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def run(*arguments: Path | str, output: str = "out.csv", **options: object) -> Summary:
-    return classify_to_file(arguments, PREDICTOR, Path(output), **options)  # type: ignore[arg-type]
+def run(
+    *arguments: Path | str,
+    output: str = "out.csv",
+    predictor: Predictor = PREDICTOR,
+    classifier: Classify | None = None,
+    batch: int = 16,
+    threads: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Summary:
+    found = classifier or partial(classify, predictor=predictor, batch=batch, threads=threads)
+    return classify_to_file(
+        arguments, found, Path(output), model="m", batch=batch, force=force, progress=progress
+    )
 
 
 def read(output: str = "out.csv") -> list[dict[str, str]]:
@@ -256,10 +265,11 @@ def test_a_rerun_is_byte_identical(images: Path) -> None:
     assert Path("out.csv").read_bytes() == first
 
 
-def peak_memory(inputs: Iterator[ImageInput], output: Path) -> int:
+def peak_memory(images: Path, name: str, number: int) -> int:
+    (images / "list.txt").write_text(f"{name}\n" * number)
     tracemalloc.start()
     try:
-        write_rows(classify(inputs, PREDICTOR), output, force=True)
+        run(images / "list.txt", force=True)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -269,10 +279,7 @@ def peak_memory(inputs: Iterator[ImageInput], output: Path) -> int:
 def test_memory_does_not_grow_with_the_number_of_images(images: Path, name: str) -> None:
     (images / "a.png").write_bytes(png(204, 51))
     (images / "zero.png").write_bytes(b"")
-    item = ImageInput(images / name, name)
-    peaks = [
-        peak_memory((item for _ in range(number)), images / "out.csv") for number in (50, 200, 2000)
-    ]
+    peaks = [peak_memory(images, name, number) for number in (50, 200, 2000)]
     assert peaks[2] < peaks[1] * 1.2 + 50_000
 
 
@@ -289,7 +296,7 @@ def test_inputs_are_taken_as_they_are_needed(images: Path) -> None:
     rows = classify(endless(), PREDICTOR, batch=4)
     for _ in range(100):
         next(rows)
-    rows.close()  # type: ignore[attr-defined]
+    rows.close()
     assert taken <= 100 + 3 * 4
 
 
@@ -333,30 +340,37 @@ def test_an_input_without_an_image_writes_nothing(images: Path) -> None:
     assert not Path("out.csv").exists()
 
 
-def test_a_full_disk_leaves_nothing(images: Path) -> None:
-    def rows() -> Iterator[Row]:
-        yield from (Row(image=f"{n}.png", model="m", error="e" * 500) for n in range(10_000))
+def errors(inputs: Iterable[ImageInput]) -> Generator[Row, None, None]:
+    for item in inputs:
+        yield Row(image=item.name, model="m", error="e" * 500)
 
+
+def test_a_full_disk_is_an_error_after_which_the_same_command_ends_well(images: Path) -> None:
+    names = [f"{number}.png" for number in range(1000)]
+    (images / "list.txt").write_text("\n".join(names))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(WaferError, match=r"out\.csv cannot be written") as caught:
-            write_rows(rows(), Path("out.csv"))
+            run("images/list.txt", classifier=errors)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert os.strerror(errno.EFBIG) in str(caught.value)
-    assert [path.name for path in Path().iterdir()] == ["images"]
+    assert not Path("out.csv").exists()
+    assert run("images/list.txt", classifier=errors).rows == 1000
+    assert [row["image"] for row in read()] == names
+    assert sorted(path.name for path in Path().iterdir()) == ["images", "out.csv"]
 
 
 def test_a_removed_output_folder_is_an_error(images: Path) -> None:
-    def rows() -> Iterator[Row]:
-        yield Row(image="a.png", model="m", error="e")
-        for path in Path("results").iterdir():
-            path.unlink()
-        Path("results").rmdir()
+    (images / "list.txt").write_text("a.png")
+
+    def removing(inputs: Iterable[ImageInput]) -> Generator[Row, None, None]:
+        yield from errors(inputs)
+        shutil.rmtree("results")
 
     with pytest.raises(WaferError, match="cannot be written"):
-        write_rows(rows(), Path("results/out.csv"))
+        run("images/list.txt", output="results/out.csv", classifier=removing)
 
 
 class Fixed:
@@ -389,7 +403,7 @@ def test_a_model_that_gives_no_numbers_stops_the_run(
     (images / "a.png").write_bytes(png(204, 51))
     diverged = replace(PREDICTOR, engine=Fixed(boxes, score))
     with pytest.raises(WeightsError, match=r"brightness-1 gives no usable numbers for 'a\.png'"):
-        classify_to_file(["images"], diverged, Path("out.csv"))
+        run("images", predictor=diverged)
     assert not Path("out.csv").exists()
 
 
@@ -405,7 +419,7 @@ def test_colour_reaches_the_model_as_rgb(images: Path) -> None:
             return super().infer(images)
 
     colour = replace(PREDICTOR, colour=True, engine=Looks((0.0, 0.0, 9.0, 9.0), 0.9))
-    classify_to_file(["images"], colour, Path("out.csv"))
+    run("images", predictor=colour)
     assert seen == [[200, 0, 100]]
 
 
@@ -413,33 +427,3 @@ def test_colour_reaches_the_model_as_rgb(images: Path) -> None:
 def test_a_row_is_an_answer_or_an_error(make: Callable[[], Row]) -> None:
     with pytest.raises(ValueError, match="either a prediction or an error"):
         make()
-
-
-KILLED = """
-import sys
-from pathlib import Path
-from wafer.inference.output import write_rows
-from wafer.inference.records import Row
-
-def rows():
-    for number in range(10_000_000):
-        yield Row(image=f"{number}.png", model="m", error="e")
-        if number == 5000:
-            print("running", flush=True)
-
-write_rows(rows(), Path(sys.argv[1]), force=True)
-"""
-
-
-@pytest.mark.parametrize("before", [None, "old content"])
-def test_a_killed_run_leaves_the_output_as_it_was(tmp_path: Path, before: str | None) -> None:
-    output = tmp_path / "out.csv"
-    if before is not None:
-        output.write_text(before)
-    arguments = [sys.executable, "-c", KILLED, str(output)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "running\n"
-        time.sleep(0.1)
-        process.send_signal(signal.SIGKILL)
-    assert (output.read_text() if output.exists() else None) == before

@@ -35,7 +35,7 @@ from wafer.inference.records import Predictor, TopOne
 class Brightness:
     def infer(self, images, /):
         if Path("slow").exists():
-            time.sleep(0.3)
+            time.sleep(0.03)
         if Path("deadly").exists():
             os.kill(os.getpid(), signal.SIGKILL)
         if Path("once").exists():
@@ -81,9 +81,9 @@ from wafer.inference.output import classify_to_file
 from wafer.inference.workers import classify_in_processes
 from processes_model import opened
 
-unfinished.PIECE_SECONDS = 0.02
-many = partial(classify_in_processes, opened=opened, batch=3, processes=2)
-done = classify_to_file(["images"], many, Path(sys.argv[1]), model="m", batch=3)
+unfinished.PIECE_SECONDS = 0.0
+many = partial(classify_in_processes, opened=opened, batch=1, processes=2)
+done = classify_to_file(["images"], many, Path(sys.argv[1]), model="m", batch=1)
 print(done.rows, done.before)
 """
 
@@ -223,22 +223,27 @@ def test_killed_at_any_moment_the_output_is_that_of_an_uninterrupted_run(
     with started("whole.csv") as whole:
         assert whole.communicate()[0] == "60 0\n"
     (tmp_path / "slow").touch()
+    journal = tmp_path / ".out.csv.journal"
+
+    def pieces() -> int:
+        return len(journal.read_bytes().splitlines()) if journal.exists() else 0
+
     chance = random.Random(6)
     kept = [0]
     for attempt in range(10):
         (tmp_path / "pids").unlink()
+        wanted = pieces() + chance.randrange(4)
         with started("out.csv") as process:
-            wait_for((tmp_path / "pids").exists)
-            time.sleep(chance.uniform(0, 0.2))
+            wait_for(lambda wanted=wanted: (tmp_path / "pids").exists() and pieces() >= wanted)
             if attempt % 2:
                 os.kill(pids(tmp_path)[0], signal.SIGKILL)
-                time.sleep(chance.uniform(0, 0.1))
+                wait_for(lambda wanted=wanted: pieces() > wanted)
+            time.sleep(chance.uniform(0, 0.03))
             process.send_signal(signal.SIGKILL)
             process.communicate()
         wait_for(lambda: not any(map(lives, pids(tmp_path))))
         assert not (tmp_path / "out.csv").exists()
-        journal = tmp_path / ".out.csv.journal"
-        kept.append(len(journal.read_bytes().splitlines()) if journal.exists() else 0)
+        kept.append(pieces())
     assert kept == sorted(kept)
     (tmp_path / "slow").unlink()
     with started("out.csv") as last:

@@ -529,6 +529,10 @@ def classify(
         Literal["auto", "openvino", "onnxruntime", "torch"],
         typer.Option(help="What runs a bundle; auto is the fastest that gives its golden answers."),
     ] = "auto",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Write only such rows: COLUMN=VALUE, as decision=review."),
+    ] = None,
     force: Force = False,
     workspace: Where = None,
 ) -> None:
@@ -548,6 +552,7 @@ def classify(
             batch=batch,
             device=device,
             engine=engine,
+            where=where or (),
             force=force,
             progress=progress,
         )

@@ -16,7 +16,14 @@ from wafer.detector.torch_backend import TORCH, torch_backend
 from wafer.inference.bundle import Bundle, open_bundle
 from wafer.inference.engines.backend import Backend
 from wafer.inference.engines.choosing import AUTO, BACKENDS, choose_backend
-from wafer.inference.output import Classify, Progress, Summary, check_output, classify_to_file
+from wafer.inference.output import (
+    Classify,
+    Progress,
+    Summary,
+    check_output,
+    classify_to_file,
+    columns_wanted,
+)
 from wafer.inference.pipeline import classify
 from wafer.inference.records import Predictor, Row
 from wafer.inference.registry import named_bundle
@@ -42,6 +49,7 @@ def classify_images(
     batch: int = 16,
     device: str = "auto",
     engine: str = AUTO,
+    where: Sequence[str] = (),
     force: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
@@ -57,15 +65,17 @@ def classify_images(
         device: ``auto``, ``cpu`` or ``cuda:N``; a bundle runs on a GPU only where one is named.
         engine: what runs a bundle: ``openvino``, ``onnxruntime``, ``torch``, or ``auto`` for the
             fastest that gives its golden answers. Other models run on torch.
+        where: conditions ``COLUMN=VALUE`` on the rows that are written.
         force: replace ``output`` where it exists.
         progress: called after each row with the rows done and their number.
 
     Raises:
         WeightsError: no model, a damaged one, or an engine that cannot run it.
-        WaferError: the output exists or cannot be written.
+        WaferError: the output exists or cannot be written, or a condition that is none.
         DataError: an argument that means no image, or a bundle with missing or altered files.
     """
     check_output(output, force=force)
+    wanted = columns_wanted(where)
     place = _workspace(workspace)
     folder = _bundle_folder(place, weights, device, engine)
     model, answering = (
@@ -80,6 +90,7 @@ def classify_images(
         model=model,
         recursive=recursive,
         batch=batch,
+        where=wanted,
         force=force,
         progress=progress,
     )

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,15 @@ from wafer.inference.records import Row
 from wafer.inference.sources import ImageInput, list_inputs
 from wafer.inference.unfinished import unfinished_output
 
-__all__ = ["COLUMNS", "Classify", "Progress", "Summary", "check_output", "classify_to_file"]
+__all__ = [
+    "COLUMNS",
+    "Classify",
+    "Progress",
+    "Summary",
+    "check_output",
+    "classify_to_file",
+    "columns_wanted",
+]
 
 COLUMNS = (
     "image",
@@ -74,6 +82,7 @@ def classify_to_file(
     model: str,
     recursive: bool = False,
     batch: int = 16,
+    where: Mapping[str, str] | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
@@ -90,6 +99,7 @@ def classify_to_file(
         model: all that decides about a row besides its image, in words.
         recursive: walk into sub-folders of folders.
         batch: inputs a call of the network, as ``classify`` takes them.
+        where: values by column, as the CSV has them; other rows are counted, but not written.
         force: replace ``output`` where it exists.
         progress: called after each row; the inputs are counted for it first.
 
@@ -103,7 +113,7 @@ def classify_to_file(
     if progress is not None:
         total = sum(1 for _ in list_inputs(arguments, recursive=recursive))
     inputs = list_inputs(arguments, recursive=recursive)
-    run = [*(os.fspath(a) for a in arguments), recursive, model, batch, COLUMNS]
+    run = [*(os.fspath(a) for a in arguments), recursive, model, batch, COLUMNS, where]
     start = time.monotonic()
     try:
         with unfinished_output(output, run=run, batch=batch) as unfinished:
@@ -111,7 +121,8 @@ def classify_to_file(
             with closing(classify(rest)) as rows:
                 for row in rows:
                     review = row.prediction is not None and row.prediction.decision == "review"
-                    unfinished.add(_encode(row, output), error=bool(row.error), review=review)
+                    text = _encode(row, output) if _is_wanted(row, where or {}) else b""
+                    unfinished.add(text, error=bool(row.error), review=review)
                     if progress is not None:
                         progress(unfinished.done.rows, total)
             unfinished.complete()
@@ -123,6 +134,31 @@ def classify_to_file(
         ) from error
     done, before = unfinished.done, unfinished.before
     return Summary(done.rows, done.errors, done.review, before, time.monotonic() - start)
+
+
+def columns_wanted(conditions: Sequence[str]) -> dict[str, str]:
+    """Return the values of conditions by column.
+
+    Args:
+        conditions: ``COLUMN=VALUE``; an empty value means an empty cell.
+
+    Raises:
+        WaferError: one without ``=``, of no column, or a second one of a column.
+
+    Example:
+        >>> columns_wanted(["decision=review", "class=scratch"])
+        {'decision': 'review', 'class': 'scratch'}
+    """
+    found: dict[str, str] = {}
+    for condition in conditions:
+        column, sign, value = condition.partition("=")
+        if not sign or column not in COLUMNS or column in found:
+            raise WaferError(
+                f"--where {condition}: not COLUMN=VALUE, each column once; the columns are "
+                f"{', '.join(COLUMNS)}"
+            )
+        found[column] = value
+    return found
 
 
 def check_output(path: Path, *, force: bool) -> None:
@@ -142,6 +178,11 @@ def check_output(path: Path, *, force: bool) -> None:
 
 def _header(path: Path) -> bytes:
     return _csv_line(COLUMNS) if path.suffix.lower() == CSV else b""
+
+
+def _is_wanted(row: Row, where: Mapping[str, str]) -> bool:
+    values = _values(row)
+    return all(_cell(column, values[column]) == value for column, value in where.items())
 
 
 def _encode(row: Row, path: Path) -> bytes:

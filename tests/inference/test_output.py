@@ -8,8 +8,10 @@ import json
 import os
 import resource
 import shutil
+import struct
 import tracemalloc
-from collections.abc import Callable, Generator, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +24,14 @@ from PIL import Image
 from wafer.datasets.classes import ClassTable, DefectClass
 from wafer.datasets.errors import DataError, WaferError, WeightsError
 from wafer.evaluation.calibration import PlattMap, decide
-from wafer.inference.output import COLUMNS, Classify, Progress, Summary, classify_to_file
+from wafer.inference.output import (
+    COLUMNS,
+    Classify,
+    Progress,
+    Summary,
+    classify_to_file,
+    columns_wanted,
+)
 from wafer.inference.pipeline import classify
 from wafer.inference.records import Predictor, Row, TopOne
 from wafer.inference.sources import ImageInput
@@ -96,12 +105,20 @@ def run(
     classifier: Classify | None = None,
     batch: int = 16,
     threads: int | None = None,
+    where: Sequence[str] = (),
     force: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
     found = classifier or partial(classify, predictor=predictor, batch=batch, threads=threads)
     return classify_to_file(
-        arguments, found, Path(output), model="m", batch=batch, force=force, progress=progress
+        arguments,
+        found,
+        Path(output),
+        model="m",
+        batch=batch,
+        where=columns_wanted(where),
+        force=force,
+        progress=progress,
     )
 
 
@@ -162,6 +179,17 @@ def broken_files(folder: Path) -> dict[str, str]:
     (folder / "dangling.png").symlink_to("nowhere")
     (folder / "loop.png").symlink_to("loop.png")
     os.mkfifo(folder / "pipe.png")
+    (folder.parent / "outside.png").write_bytes(png(9, 9))
+    (folder / "outside.png").symlink_to("../outside.png")
+    (folder / "inside.png").symlink_to("zero.png")
+    frames = [Image.new("L", (8, 8), level) for level in (0, 99)]
+    frames[0].save(folder / "gif.png", "GIF", save_all=True, append_images=frames[1:])
+    frames[0].save(folder / "animated.png", save_all=True, append_images=frames[1:])
+    Image.new("CMYK", (8, 8)).save(folder / "cmyk.jpg")
+    header = b"IHDR" + struct.pack(">II", 30_000, 30_000) + b"\x08\x00\x00\x00\x00"
+    bomb = png(9, 9)
+    checked = header + struct.pack(">I", zlib.crc32(header))
+    (folder / "bomb.png").write_bytes(bomb[:12] + checked + bomb[33:])
     Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe.png")).write_bytes(png(9, 9))
     return {
         "zero.png": "an empty file (0 bytes)",
@@ -172,6 +200,12 @@ def broken_files(folder: Path) -> dict[str, str]:
         "dangling.png": "cannot be read (No such file or directory)",
         "loop.png": "cannot be read (Too many levels of symbolic links)",
         "pipe.png": "not a regular file",
+        "outside.png": "a link to a file outside the folder; name that file, or its folder",
+        "inside.png": "an empty file (0 bytes)",
+        "gif.png": "not a PNG, JPEG, TIFF or BMP image",
+        "animated.png": "2 images in one file; save each in a file of its own",
+        "cmyk.jpg": "pixels of kind CMYK; save it as 8- or 16-bit grey or RGB",
+        "bomb.png": "30000 x 30000 pixels, more than the limit 100,000,000",
         "\\xff\\xfe.png": "a file name that is not UTF-8; rename the file",
     }
 
@@ -306,6 +340,32 @@ def test_progress_counts_the_inputs_first(images: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     run("images", progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 5) for done in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "names"),
+    [
+        (["decision=review"], ["d.png"]),
+        (["class=none", "decision=auto"], ["c.png"]),
+        (["class="], ["x.png"]),
+        (["confidence=0.800000"], ["a.png", "b.png", "c.png"]),
+    ],
+)
+def test_only_rows_that_are_wanted_are_written(
+    images: Path, conditions: list[str], names: list[str]
+) -> None:
+    for name, left, right in [("a", 204, 51), ("b", 204, 0), ("c", 51, 0), ("d", 115, 0)]:
+        (images / f"{name}.png").write_bytes(png(left, right))
+    (images / "x.png").write_bytes(b"")
+    summary = run("images", where=conditions)
+    assert [row["image"] for row in read()] == names
+    assert (summary.rows, summary.errors, summary.review) == (5, 1, 1)
+
+
+@pytest.mark.parametrize("condition", ["review", "decisions=review", "=", "class=a"])
+def test_a_condition_that_is_none_is_refused(condition: str) -> None:
+    with pytest.raises(WaferError, match="not COLUMN=VALUE, each column once; the columns are im"):
+        columns_wanted(["class=scratch", condition])
 
 
 def test_an_existing_output_is_kept_without_force(images: Path) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from wafer.datasets.errors import WaferError
@@ -45,6 +46,7 @@ COLUMNS = (
 )
 DECIMALS = {"xmin": 2, "ymin": 2, "xmax": 2, "ymax": 2, "confidence": 6}
 CSV, JSON_LINES = ".csv", ".jsonl"
+PACKAGE = "wafer-defects"
 
 Classify = Callable[[Iterable[ImageInput]], Generator[Row, None, None]]
 """Yields a row for each input, in input order, taking inputs as it needs them."""
@@ -113,7 +115,7 @@ def classify_to_file(
     if progress is not None:
         total = sum(1 for _ in list_inputs(arguments, recursive=recursive))
     inputs = list_inputs(arguments, recursive=recursive)
-    run = [*(os.fspath(a) for a in arguments), recursive, model, batch, COLUMNS, where]
+    run = [*(os.fspath(a) for a in arguments), recursive, model, batch, where, version(PACKAGE)]
     start = time.monotonic()
     try:
         with unfinished_output(output, run=run, batch=batch) as unfinished:

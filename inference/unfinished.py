@@ -58,6 +58,11 @@ class Unfinished:
         self.done = Piece()
         self.before = 0
 
+    @property
+    def holds_pieces(self) -> bool:
+        """Return whether the journal vouches for any row."""
+        return os.fstat(self._journal.fileno()).st_size > len(self._first)
+
     def go_on(self, inputs: Iterator[ImageInput], header: bytes) -> Iterator[ImageInput]:
         """Return the inputs without a row, each noted as it is taken.
 
@@ -173,7 +178,7 @@ def unfinished_output(path: Path, *, run: Sequence[object], batch: int) -> Itera
         try:
             yield unfinished
         finally:
-            if not unfinished.done.inputs:
+            if not unfinished.holds_pieces:
                 _rows(path).unlink(missing_ok=True)
                 _journal(path).unlink(missing_ok=True)
 

@@ -18,6 +18,7 @@ from wafer.inference.sources import ImageInput
 from wafer.inference.unfinished import unfinished_output
 
 NUMBER, BATCH = 23, 4
+SHARE = st.just(1.0) | st.floats(0, 1)
 
 
 class Stop(Exception):
@@ -88,18 +89,19 @@ def test_whole_pieces_are_kept_and_nothing_is_done_twice(images: Path, at: int, 
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(st.integers(4, NUMBER - 1), st.floats(0, 1), st.floats(0, 1), st.binary(max_size=20))
+@given(st.integers(4, NUMBER - 1), SHARE, SHARE, st.binary(max_size=20))
 def test_whatever_reached_the_disk_the_output_is_the_same(
     images: Path, at: int, rows: float, journal: float, torn: bytes
 ) -> None:
-    """The rows or the journal, cut anywhere, and bytes behind them that nobody vouches for."""
+    """The rows or the journal, cut anywhere, or with bytes behind them that nobody vouches for."""
     run(images)
     whole = content(images)
     stopped(images, at)
     for name, share in ((".out.csv.rows", rows), (".out.csv.journal", journal)):
         path = images.parent / name
         data = path.read_bytes()
-        path.write_bytes(data[: round(share * len(data))] + torn.replace(b"\n", b" "))
+        cut = data[: round(share * len(data))]
+        path.write_bytes(cut if len(cut) < len(data) else cut + torn.replace(b"\n", b" "))
     run(images)
     assert content(images) == whole
 
@@ -121,6 +123,21 @@ def test_an_image_that_changed_is_looked_at_again(images: Path, change: str) -> 
     run(images)
     assert content(images) == resumed
     assert summary.rows == len(list(images.iterdir()))
+
+
+def test_a_stop_while_it_looks_at_what_is_there_loses_nothing(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(images, 18)
+
+    def interrupted(_items: object) -> str:
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished, "_digest", interrupted)
+        with pytest.raises(Stop):
+            run(images)
+    assert run(images).before == 16
 
 
 def test_another_run_begins_anew(images: Path) -> None:

@@ -523,7 +523,7 @@ def classify(
     ] = None,
     output: Annotated[Path, typer.Option(help="A .csv or .jsonl file.")] = Path("predictions.csv"),
     recursive: Annotated[bool, typer.Option("--recursive", help="Walk into sub-folders.")] = False,
-    batch: Annotated[int, typer.Option(help="Images a step.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 16,
     device: Device = "auto",
     engine: Annotated[
         Literal["auto", "openvino", "onnxruntime", "torch"],

@@ -110,7 +110,8 @@ def _bundle_folder(
 ) -> Path | None:
     """Return the bundle that is meant, or that of the run that is; None to run a model on torch."""
     named = named_bundle(place, weights=weights)
-    on_torch = engine == TORCH or (GPU.exists() if device == AUTO else device != "cpu")
+    on_gpu = GPU.exists() if device == AUTO else device != "cpu"
+    on_torch = engine == TORCH or (engine == AUTO and on_gpu)
     if named is not None or on_torch:
         return named
     if weights is not None:

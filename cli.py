@@ -493,7 +493,7 @@ def train(
 @app.command()
 def evaluate(
     model: Annotated[
-        Path | None, typer.Argument(metavar="[MODEL]", help="Run folder or model file.")
+        Path | None, typer.Argument(metavar="[MODEL]", help="Run folder, bundle or model file.")
     ] = None,
     split: Annotated[
         Evaluated, typer.Option(help="all includes training images and is optimistic.")
@@ -518,12 +518,21 @@ def classify(
         list[str], typer.Argument(metavar="IMAGES...", help="Folder, pattern, list file or files.")
     ],
     weights: Annotated[
-        Path | None, typer.Option(help="Run folder or model file; else the workspace's model.")
+        Path | None,
+        typer.Option(help="Run folder, model file or bundle; else the workspace's model."),
     ] = None,
     output: Annotated[Path, typer.Option(help="A .csv or .jsonl file.")] = Path("predictions.csv"),
     recursive: Annotated[bool, typer.Option("--recursive", help="Walk into sub-folders.")] = False,
-    batch: Annotated[int, typer.Option(help="Images a step.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 16,
     device: Device = "auto",
+    engine: Annotated[
+        Literal["auto", "openvino", "onnxruntime", "torch"],
+        typer.Option(help="What runs a bundle; auto is the fastest that gives its golden answers."),
+    ] = "auto",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Write only such rows: COLUMN=VALUE, as decision=review."),
+    ] = None,
     force: Force = False,
     workspace: Where = None,
 ) -> None:
@@ -542,9 +551,13 @@ def classify(
             recursive=recursive,
             batch=batch,
             device=device,
+            engine=engine,
+            where=where or (),
             force=force,
             progress=progress,
         )
+    if done.before:
+        _note(f"{done.before} of the images were done before")
     _note(
         f"{done.rows} images, {done.review} for review, {done.errors} unreadable, "
         f"{done.images_per_second:.0f} images/s"
@@ -552,6 +565,51 @@ def classify(
     typer.echo(output)
     if done.errors:
         raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Run folder or model file.")],
+    precision: Annotated[
+        Literal["f32", "bf16"],
+        typer.Option(help="What engines compute in, on every machine; bf16 is coarser and faster."),
+    ] = "f32",
+    workspace: Where = None,
+) -> None:
+    """Make a bundle of a model: all that other machines need to give the same answers.
+
+    It goes into the workspace's models folder, under its digest.
+    """
+    from wafer.detector.exporting import export_model
+
+    bundle = export_model(_workspace(workspace), model, precision=precision)
+    _note(f"next: `wafer promote {bundle.digest[:12]}` to classify with it")
+    typer.echo(bundle.folder)
+
+
+@app.command()
+def promote(
+    bundle: Annotated[
+        str | None,
+        typer.Argument(metavar="BUNDLE", help="A bundle, or first digits of its digest."),
+    ] = None,
+    back: Annotated[
+        bool, typer.Option("--rollback", help="Go back to the bundle before the current one.")
+    ] = False,
+    workspace: Where = None,
+) -> None:
+    """Make a bundle the one that commands use, once it has given its golden answers here."""
+    from wafer.detector.classification import check_bundle
+    from wafer.inference.registry import promote, rollback
+
+    if (bundle is None) != back:
+        raise typer.BadParameter("name a bundle, or give --rollback")
+    models = _workspace(workspace).models
+    if bundle is None:
+        done = rollback(models, check=check_bundle)
+    else:
+        done = promote(models, bundle, check=check_bundle)
+    typer.echo(done.folder)
 
 
 @labels_app.command("import")
@@ -861,14 +919,17 @@ def _bars() -> Iterator[Callable[[str, float, float | None], None]]:
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (TextColumn("{task.description:<11}"), BarColumn(), MofNCompleteColumn())
-    bars = Progress(*columns, Elapsed(), Remaining(), console=Console(stderr=True))
+    speed = TextColumn("{task.fields[speed]}")
+    bars = Progress(*columns, speed, Elapsed(), Remaining(), console=Console(stderr=True))
     tasks: dict[str, TaskID] = {}
 
     def show(step: str, done: float, total: float | None) -> None:
         bars.start()  # here, so that a command that fails at once prints its error alone
         if step not in tasks:
-            tasks[step] = bars.add_task(step, total=total)
-        bars.update(tasks[step], completed=done, total=total)
+            tasks[step] = bars.add_task(step, total=total, speed="")
+        a_second = bars.tasks[list(tasks).index(step)].speed
+        speed = "" if a_second is None else f"{a_second:.3g}/s"
+        bars.update(tasks[step], completed=done, total=total, speed=speed)
 
     try:
         yield show

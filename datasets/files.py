@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["atomic_file", "cache_folder", "sha256_file", "write_bytes", "write_text"]
+__all__ = ["atomic_file", "cache_folder", "sha256_file", "sync_folder", "write_bytes", "write_text"]
 
 CHUNK = 1 << 20
 
@@ -33,7 +33,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -62,7 +62,8 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on disk."""
     if os.name != "posix":  # elsewhere a folder cannot be opened for fsync
         return
     descriptor = os.open(folder, os.O_RDONLY)

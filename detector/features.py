@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch  # noqa: TID253
-
-from wafer.detector.model import Floats, Images, forward
+from wafer.detector.model import Floats, Images, TorchEngine
 from wafer.detector.precision import CpuModel
 
 __all__ = ["pooled_features"]
@@ -24,17 +21,6 @@ def pooled_features(model: CpuModel, images: Images) -> Floats:
     Returns:
         Shape: (N, features).
     """
-    seen: list[torch.Tensor] = []
-
-    def note(_head: torch.nn.Module, inputs: tuple[list[torch.Tensor]]) -> None:
-        for level in inputs[0]:
-            seen.extend((level.mean(dim=(2, 3)), level.amax(dim=(2, 3))))
-
-    handle = model.model[-1].register_forward_pre_hook(note)
-    try:
-        forward(model, images)
-    finally:
-        handle.remove()
-    parts = [torch.nn.functional.normalize(part, dim=1) for part in seen]
-    features: Floats = torch.cat(parts, dim=1).cpu().numpy().astype(np.float32)
+    features = TorchEngine(model).infer(images).features
+    assert features is not None
     return features

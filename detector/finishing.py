@@ -14,6 +14,7 @@ from wafer.datasets.files import atomic_file
 from wafer.datasets.records import Sample
 from wafer.datasets.workspace import Workspace
 from wafer.detector.architecture import build_model, fill_model
+from wafer.detector.exporting import export_model
 from wafer.detector.loading import MODEL_FILE
 from wafer.detector.plan import TrainingPlan
 from wafer.detector.prediction import Scored, score_samples
@@ -22,18 +23,31 @@ from wafer.detector.trainer import BEST, LAST, STATE
 from wafer.detector.ultralytics_adapter import VERSION, DetectionModel
 from wafer.evaluation.calibration import fit_platt, killer_escape_limit
 from wafer.evaluation.detection import average_precision
-from wafer.weights.checkpoint import DecisionRule, save_checkpoint
+from wafer.weights.checkpoint import save_checkpoint
+from wafer.weights.decision_rule import DecisionRule
 
 __all__ = ["finish_run", "fit_decision"]
 
 
 def finish_run(
-    run: Run, *, workspace: Workspace, plan: TrainingPlan, val: Sequence[Sample]
+    run: Run,
+    *,
+    workspace: Workspace,
+    plan: TrainingPlan,
+    val: Sequence[Sample],
+    bundle: bool,
 ) -> Mapping[str, float | None]:
     """Calibrate the best weights on val and write the model files of a run.
 
     ``weights/best.safetensors`` is the model that wafer uses; ``best.pt`` and ``last.pt`` are the
     same networks for ultralytics.
+
+    Args:
+        run: whose training came to its end.
+        workspace: the images.
+        plan: what was trained.
+        val: validation images.
+        bundle: make a bundle too, among the models of the workspace.
 
     Returns:
         mAP50 and mAP50-95 on val; None where val has no box.
@@ -70,7 +84,10 @@ def finish_run(
     _write_ultralytics(run.folder / BEST, plan, arguments)
     _write_ultralytics(run.folder / LAST, plan, arguments)
     metrics = _metrics(val, scored, workspace.classes)
-    run.update(status="finished", metrics=metrics)
+    run.update(metrics=metrics)
+    if bundle:
+        run.note_bundle(export_model(workspace, run.folder).folder)
+    run.update(status="finished")
     for leftover in (BEST, LAST, STATE):
         (run.folder / leftover).unlink(missing_ok=True)
     return metrics

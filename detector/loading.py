@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch  # noqa: TID253
 
-from wafer.datasets.classes import ClassTable
 from wafer.datasets.errors import WeightsError
 from wafer.datasets.workspace import Workspace
 from wafer.detector.architecture import build_model, fill_model
 from wafer.detector.model import TorchEngine
 from wafer.detector.precision import CpuModel
 from wafer.detector.runs import newest_finished_run, torch_device
-from wafer.evaluation.calibration import PlattMap, decide
-from wafer.inference.records import Decide, Predictor
-from wafer.weights.checkpoint import Checkpoint, DecisionRule, read_checkpoint
+from wafer.inference.bundle import WEIGHTS, open_bundle
+from wafer.inference.deciding import decision_of
+from wafer.inference.records import Predictor
+from wafer.inference.registry import named_bundle
+from wafer.weights.checkpoint import Checkpoint, read_checkpoint
 from wafer.weights.manifest import shipped
 
-__all__ = ["MODEL_FILE", "Detector", "choose_model", "decision_of", "load_detector"]
+__all__ = ["MODEL_FILE", "Detector", "choose_model", "load_detector"]
 
 MODEL_FILE = Path("weights", "best.safetensors")
 """Where a run folder keeps its model."""
@@ -52,17 +52,23 @@ class Detector:
 def choose_model(workspace: Workspace | None, *, weights: Path | None) -> Path:
     """Return the model file that a command uses.
 
-    That is ``weights`` (a run folder or a model file) where it is given, else the newest finished
-    run of the workspace, else the shipped model, if its classes are those of the workspace or
-    there is no workspace.
+    That is ``weights`` (a run folder, a bundle or a model file) where it is given, else that of the
+    promoted bundle of the workspace, else of its newest finished run, else the shipped model, if
+    its classes are those of the workspace or there is no workspace.
 
     Raises:
         WeightsError: there is none.
+        DataError: a bundle with files that are missing or altered.
     """
+    bundle = named_bundle(workspace, weights=weights)
+    if bundle is not None:
+        return open_bundle(bundle).folder / WEIGHTS
     if weights is not None:
         path = weights / MODEL_FILE if weights.is_dir() else weights
         if not path.is_file():
-            raise WeightsError(f"{path}: no such model; name a run folder or a .safetensors file")
+            raise WeightsError(
+                f"{path}: no such model; name a run folder, a bundle or a .safetensors file"
+            )
         return path
     run = None if workspace is None else newest_finished_run(workspace.runs)
     if run is not None:
@@ -96,14 +102,3 @@ def load_detector(path: Path, *, device: str = "auto") -> Detector:
     if target.type == "cpu":
         model = model.to(memory_format=torch.channels_last)
     return Detector(checkpoint, model)
-
-
-def decision_of(classes: ClassTable, rule: DecisionRule) -> Decide:
-    """Return the function that turns a best box into the answer, by the rule of a model."""
-    none = classes.none_class
-    return partial(
-        decide,
-        platt=None if rule.platt is None else PlattMap(*rule.platt),
-        none_class=None if none is None else none.name,
-        none_review_above=rule.none_review_above,
-    )

@@ -8,6 +8,8 @@ import numpy as np
 import torch  # noqa: TID253
 from numpy.typing import NDArray
 
+from wafer.detector.deployed import DeployedModel, best_boxes
+from wafer.detector.deployed import decoded as decode
 from wafer.detector.precision import CpuModel
 from wafer.detector.ultralytics_adapter import non_max_suppression
 from wafer.inference.records import TopOne
@@ -27,11 +29,19 @@ class TorchEngine:
     """A detector on torch, in float32; an ``Engine`` of the inference room."""
 
     def __init__(self, model: CpuModel) -> None:
-        self.model = model.eval()
+        self._deployed: DeployedModel | None = DeployedModel(model)
 
     def infer(self, images: Images, /) -> TopOne:
-        """Return the best box of each letterboxed image."""
-        return top_one(forward(self.model, images))
+        """Return the best box of each letterboxed image, and its features."""
+        if self._deployed is None:
+            raise ValueError("this engine was closed")
+        with torch.inference_mode():
+            boxes, scores, features = self._deployed(_on_device(self._deployed.model, images))
+        return TopOne.of(boxes.cpu().numpy(), scores.cpu().numpy(), features.cpu().numpy())
+
+    def close(self) -> None:
+        """Let go of the network."""
+        self._deployed = None
 
 
 def forward(model: CpuModel, images: Images) -> torch.Tensor:
@@ -45,26 +55,18 @@ def forward(model: CpuModel, images: Images) -> torch.Tensor:
         Centre x, centre y, width, height in pixels of the letterboxed image, then the score of
         each class (0 to 1), for every anchor point. Shape: (N, 4 + classes, anchors).
     """
-    stacked = images[:, None] if images.ndim == 3 else np.moveaxis(images, 3, 1)
-    batch = torch.from_numpy(np.ascontiguousarray(stacked)).to(next(model.parameters()).device)
     with torch.inference_mode():
-        output = model(batch.float() / 255)
-    decoded: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return decoded
+        return decode(model, _on_device(model, images))
+
+
+def _on_device(model: torch.nn.Module, images: Images) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images)).to(next(model.parameters()).device)
 
 
 def top_one(decoded: torch.Tensor) -> TopOne:
-    """Return the box with the highest class score of each image.
-
-    NMS never removes that box, so none is needed.
-    """
-    per_class, anchors = decoded[:, 4:].max(dim=2)
-    classes = per_class.argmax(dim=1)
-    rows = torch.arange(len(decoded), device=decoded.device)
-    boxes = decoded[rows, :4, anchors[rows, classes]]
-    half = boxes[:, 2:] / 2
-    corners = torch.cat([boxes[:, :2] - half, boxes[:, :2] + half], dim=1)
-    return TopOne(corners.cpu().numpy(), classes.cpu().numpy(), per_class.cpu().numpy())
+    """Return the box with the highest class score of each image."""
+    boxes, scores = best_boxes(decoded)
+    return TopOne.of(boxes.cpu().numpy(), scores.cpu().numpy())
 
 
 def all_boxes(decoded: torch.Tensor) -> Sequence[Floats]:

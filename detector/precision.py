@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import platform
 import time
-from pathlib import Path
 from typing import Any, Literal
 
 import torch  # noqa: TID253
 
 from wafer.datasets.files import cache_folder, write_text
 from wafer.detector.ultralytics_adapter import DetectionModel, get_cfg
+from wafer.inference.processor import processor_digest
 
 __all__ = ["CpuModel", "Precision", "fastest_precision", "use_cores"]
 
@@ -23,8 +21,6 @@ Precision = Literal["float32", "bfloat16"]
 WORTHWHILE = 0.9
 PROBE_BATCH = 16
 PROBE_STEPS = 5
-# Lines of /proc/cpuinfo that tell one kind of processor from another, on x86 and on ARM.
-CPU_FACTS = ("model name", "flags", "Features", "CPU part")
 
 
 class CpuModel(DetectionModel):  # type: ignore[misc]
@@ -77,12 +73,7 @@ def fastest_precision(
 def _processor() -> str:
     """Name the processor and what it can do; several machines may share a home folder."""
     capability = torch.backends.cpu.get_cpu_capability()
-    listing = Path("/proc/cpuinfo")
-    if not listing.is_file():
-        return f"{platform.processor()} {capability}"
-    first = listing.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
-    facts = [line for line in first.splitlines() if line.startswith(CPU_FACTS)]
-    return f"{capability} {hashlib.sha256(''.join(facts).encode()).hexdigest()[:12]}"
+    return f"{capability} {processor_digest()}"
 
 
 def _timed_precision(model: CpuModel, channels: int, image_size: int) -> Precision:

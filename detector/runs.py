@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch  # noqa: TID253
+from typing import TYPE_CHECKING, Any
 
 from wafer.datasets.errors import TrainingError
 from wafer.datasets.files import write_text
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "Run",
@@ -60,6 +62,17 @@ class Run:
     def finished(self) -> bool:
         """Return whether the training came to its end."""
         return bool(self.record.get("status") == "finished")
+
+    @property
+    def bundle(self) -> Path | None:
+        """Return the folder of the bundle of its model, None where there is none any more."""
+        name = self.record.get("bundle") if (self.folder / RECORD).is_file() else None
+        folder = None if name is None else self.folder / str(name)
+        return folder if folder is not None and folder.is_dir() else None
+
+    def note_bundle(self, folder: Path) -> None:
+        """Write down where the bundle of its model is, so that both can be moved together."""
+        self.update(bundle=os.path.relpath(folder, self.folder))
 
 
 def open_run(
@@ -156,6 +169,8 @@ def torch_device(device: str) -> torch.device:
     Raises:
         TrainingError: it is not to be had on this machine.
     """
+    import torch
+
     if device == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     number = device.removeprefix("cuda:")

@@ -100,7 +100,8 @@ def train_detector(
 
     Args:
         workspace: where the images, classes and runs are.
-        runs: the folder of numbered runs, by default that of the workspace.
+        runs: the folder of numbered runs; None takes that of the workspace, whose models are
+            what other commands use, and makes a bundle of the model for them.
         expected_hash: the data that the training has to be on; None takes what is there.
         samples: as for ``prepare_training``.
         progress: called after every batch.
@@ -128,7 +129,9 @@ def train_detector(
         state = read_state(run.folder)
         if state is None or not state["complete"]:
             _train(run, ready.arguments, progress)
-        metrics = finish_run(run, workspace=workspace, plan=ready.plan, val=ready.val)
+        metrics = finish_run(
+            run, workspace=workspace, plan=ready.plan, val=ready.val, bundle=runs is None
+        )
     return TrainedRun(run.folder, resumed, metrics, ready.notes)
 
 

@@ -1,23 +1,33 @@
-"""Writing rows as CSV or JSON lines: streamed, complete or not at all, always the same bytes."""
+"""Writing rows as CSV or JSON lines: streamed, complete or not there, always the same bytes."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from wafer.datasets.errors import WaferError
-from wafer.datasets.files import atomic_file
 from wafer.datasets.image_names import safe_name
-from wafer.inference.pipeline import classify
-from wafer.inference.records import Predictor, Row
-from wafer.inference.sources import list_inputs
+from wafer.inference.records import Row
+from wafer.inference.sources import ImageInput, list_inputs
+from wafer.inference.unfinished import unfinished_output
 
-__all__ = ["COLUMNS", "Progress", "Summary", "check_output", "classify_to_file", "write_rows"]
+__all__ = [
+    "COLUMNS",
+    "Classify",
+    "Progress",
+    "Summary",
+    "check_output",
+    "classify_to_file",
+    "columns_wanted",
+]
 
 COLUMNS = (
     "image",
@@ -36,6 +46,10 @@ COLUMNS = (
 )
 DECIMALS = {"xmin": 2, "ymin": 2, "xmax": 2, "ymax": 2, "confidence": 6}
 CSV, JSON_LINES = ".csv", ".jsonl"
+PACKAGE = "wafer-defects"
+
+Classify = Callable[[Iterable[ImageInput]], Generator[Row, None, None]]
+"""Yields a row for each input, in input order, taking inputs as it needs them."""
 
 Progress = Callable[[int, int | None], None]
 """Called after each row with the rows done and, where it is known, their number."""
@@ -45,45 +59,55 @@ Value = str | int | float | None
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What one run wrote: rows, rows with an error, rows to review, and how long it took."""
+    """What was written: rows, rows with an error, rows to review; and how long it took.
+
+    ``before`` of the rows are of an earlier run that was stopped, which ``seconds`` leaves out.
+    """
 
     rows: int
     errors: int
     review: int
+    before: int
     seconds: float
 
     @property
     def images_per_second(self) -> float:
         """Return rows a second, 0 where nothing was timed."""
-        return self.rows / self.seconds if self.seconds > 0 else 0.0
+        return (self.rows - self.before) / self.seconds if self.seconds > 0 else 0.0
 
 
 def classify_to_file(
     arguments: Sequence[Path | str],
-    predictor: Predictor,
+    classify: Classify,
     output: Path,
     *,
+    model: str,
     recursive: bool = False,
     batch: int = 16,
-    threads: int | None = None,
+    where: Mapping[str, str] | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
     """Write one row for each image that the arguments mean.
 
+    Until the last row ``output`` is as it was. A run that is stopped or killed leaves its rows
+    beside it, and the same call goes on with them (`wafer.inference.unfinished`); the output is
+    then the same, byte for byte. Boxes get 2 decimals, confidences 6.
+
     Args:
         arguments: folders, patterns, list files, single files (`list_inputs`).
-        predictor: the model.
-        output: a ``.csv`` or ``.jsonl`` file.
+        classify: the model at work.
+        output: a ``.csv`` or ``.jsonl`` file; its folder is made where needed.
+        model: all that decides about a row besides its image, in words.
         recursive: walk into sub-folders of folders.
-        batch: inputs a call of the network.
-        threads: decoding threads; None takes one for each core, at most 8.
+        batch: inputs a call of the network, as ``classify`` takes them.
+        where: values by column, as the CSV has them; other rows are counted, but not written.
         force: replace ``output`` where it exists.
         progress: called after each row; the inputs are counted for it first.
 
     Raises:
         DataError: an argument that means no image at all.
-        WaferError: the output exists, is of another kind, or cannot be written.
+        WaferError: the output exists, is of another kind, is being written, or cannot be.
         WeightsError: the model gives no usable numbers.
     """
     check_output(output, force=force)
@@ -91,8 +115,52 @@ def classify_to_file(
     if progress is not None:
         total = sum(1 for _ in list_inputs(arguments, recursive=recursive))
     inputs = list_inputs(arguments, recursive=recursive)
-    rows = classify(inputs, predictor, batch=batch, threads=threads)
-    return write_rows(rows, output, force=force, progress=progress, total=total)
+    run = [*(os.fspath(a) for a in arguments), recursive, model, batch, where, version(PACKAGE)]
+    start = time.monotonic()
+    try:
+        with unfinished_output(output, run=run, batch=batch) as unfinished:
+            rest = unfinished.go_on(inputs, _header(output))
+            with closing(classify(rest)) as rows:
+                for row in rows:
+                    review = row.prediction is not None and row.prediction.decision == "review"
+                    text = _encode(row, output) if _is_wanted(row, where or {}) else b""
+                    unfinished.add(text, error=bool(row.error), review=review)
+                    if progress is not None:
+                        progress(unfinished.done.rows, total)
+            unfinished.complete()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WaferError(
+            f"{output} cannot be written ({reason}); free the disk and start the same command "
+            "again, or name another --output"
+        ) from error
+    done, before = unfinished.done, unfinished.before
+    return Summary(done.rows, done.errors, done.review, before, time.monotonic() - start)
+
+
+def columns_wanted(conditions: Sequence[str]) -> dict[str, str]:
+    """Return the values of conditions by column.
+
+    Args:
+        conditions: ``COLUMN=VALUE``; an empty value means an empty cell.
+
+    Raises:
+        WaferError: one without ``=``, of no column, or a second one of a column.
+
+    Example:
+        >>> columns_wanted(["decision=review", "class=scratch"])
+        {'decision': 'review', 'class': 'scratch'}
+    """
+    found: dict[str, str] = {}
+    for condition in conditions:
+        column, sign, value = condition.partition("=")
+        if not sign or column not in COLUMNS or column in found:
+            raise WaferError(
+                f"--where {condition}: not COLUMN=VALUE, each column once; the columns are "
+                f"{', '.join(COLUMNS)}"
+            )
+        found[column] = value
+    return found
 
 
 def check_output(path: Path, *, force: bool) -> None:
@@ -110,52 +178,13 @@ def check_output(path: Path, *, force: bool) -> None:
         raise WaferError(f"{path} exists; add --force to replace it, or name another --output")
 
 
-def write_rows(
-    rows: Iterable[Row],
-    path: Path,
-    *,
-    force: bool = False,
-    progress: Progress | None = None,
-    total: int | None = None,
-) -> Summary:
-    """Write rows as they come to a temporary file that becomes ``path`` after the last one.
-
-    Until then ``path`` is as it was, however the run ends. Boxes get 2 decimals, confidences 6,
-    so that the same rows give the same bytes.
-
-    Args:
-        rows: taken one at a time.
-        path: a ``.csv`` or ``.jsonl`` file; its folder is made where needed.
-        force: replace ``path`` where it exists.
-        progress: called after each row.
-        total: the number of rows, for ``progress`` only.
-
-    Raises:
-        WaferError: the file exists, is of another kind, or cannot be written.
-    """
-    check_output(path, force=force)
-    start = time.monotonic()
-    done = errors = review = 0
-    try:
-        with atomic_file(path) as handle:
-            handle.write(_header(path))
-            for done, row in enumerate(rows, 1):
-                handle.write(_encode(row, path))
-                errors += bool(row.error)
-                review += row.prediction is not None and row.prediction.decision == "review"
-                if progress is not None:
-                    progress(done, total)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise WaferError(
-            f"{path} cannot be written ({reason}), nothing was kept; free the disk or name "
-            "another --output"
-        ) from error
-    return Summary(done, errors, review, time.monotonic() - start)
-
-
 def _header(path: Path) -> bytes:
     return _csv_line(COLUMNS) if path.suffix.lower() == CSV else b""
+
+
+def _is_wanted(row: Row, where: Mapping[str, str]) -> bool:
+    values = _values(row)
+    return all(_cell(column, values[column]) == value for column, value in where.items())
 
 
 def _encode(row: Row, path: Path) -> bytes:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from wafer.inference.preprocess import Letterboxed, letterbox, to_original
 from wafer.inference.records import Predictor, Row
 from wafer.inference.sources import ImageInput
 
-__all__ = ["MAX_BYTES", "classify"]
+__all__ = ["MAX_BYTES", "answer", "classify"]
 
 MAX_BYTES = 8 * MAX_PIXELS
 """A larger file is refused unread: so much takes the largest image that may be decoded."""
@@ -46,7 +46,7 @@ def classify(
     *,
     batch: int = 16,
     threads: int | None = None,
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     """Answer for each input, in input order.
 
     Files are read and decoded by threads while the network runs. At most three batches are held
@@ -76,7 +76,7 @@ def classify(
 
 def _classify(
     inputs: Iterator[ImageInput], predictor: Predictor, batch: int, pool: ThreadPoolExecutor
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     prepare = partial(_prepare, predictor=predictor)
     waiting: deque[Future[Prepared | Row]] = deque()
 
@@ -91,6 +91,32 @@ def _classify(
             yield from _answer(ready, predictor)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def answer(
+    items: Sequence[ImageInput],
+    predictor: Predictor,
+    *,
+    begin: Callable[[int | None], None] | None = None,
+) -> list[Row]:
+    """Answer for the inputs of one batch, in this thread.
+
+    Args:
+        items: at most as many as a call of the network takes.
+        predictor: the model.
+        begin: called with the position of each input before it is read, and then with None.
+
+    Raises:
+        WeightsError: as `classify`.
+    """
+    ready = []
+    for position, item in enumerate(items):
+        if begin is not None:
+            begin(position)
+        ready.append(_prepare(item, predictor=predictor))
+    if begin is not None:
+        begin(None)
+    return list(_answer(ready, predictor))
 
 
 def _prepare(item: ImageInput, *, predictor: Predictor) -> Prepared | Row:
@@ -137,7 +163,7 @@ def _infer(items: Sequence[Prepared], predictor: Predictor) -> Iterator[Row]:
     if not items:
         return
     images = np.stack([item.pixels.image for item in items])
-    boxes, classes, scores = predictor.engine.infer(images)
+    boxes, classes, scores, _ = predictor.engine.infer(images)
     names = predictor.classes.detector_names
     for position, item in enumerate(items):
         score, corners = float(scores[position].max()), boxes[position]

@@ -22,16 +22,28 @@ class TopOne(NamedTuple):
 
     ``boxes`` are corners (xmin, ymin, xmax, ymax) in pixels of the letterboxed image, shape
     (N, 4); ``classes`` positions in ``ClassTable.detector_names``, shape (N,); ``scores`` the
-    highest score of each class over all boxes, 0 to 1, shape (N, classes).
+    highest score of each class over all boxes, 0 to 1, shape (N, classes). ``features`` are what
+    the head was given, pooled over the image, shape (N, features); None where nobody asked.
     """
 
     boxes: NDArray[np.floating]
     classes: NDArray[np.integer]
     scores: NDArray[np.floating]
+    features: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        boxes: NDArray[np.floating],
+        scores: NDArray[np.floating],
+        features: NDArray[np.float32] | None = None,
+    ) -> TopOne:
+        """Return the answer of a network; the class is that of the highest score."""
+        return cls(boxes, scores.argmax(axis=1), scores, features)
 
 
 class Engine(Protocol):
-    """A network on some runtime."""
+    """A network on some runtime, open until it is closed."""
 
     def infer(self, images: NDArray[np.uint8], /) -> TopOne:
         """Return the best box of each letterboxed image.
@@ -40,6 +52,10 @@ class Engine(Protocol):
             images: grey (N, size, size) or RGB (N, size, size, 3); N is at least 1 and may
                 differ from call to call.
         """
+        ...
+
+    def close(self) -> None:
+        """Let go of the network; it may be called again."""
         ...
 
 

@@ -48,7 +48,8 @@ def list_inputs(
     * anything else: a single file, named as given.
 
     Hidden files and folders (leading dot) are left out of folders and patterns, and links to
-    folders are not walked into. A file that is named twice is listed twice. What cannot be read
+    folders are not walked into; a link in a folder to a file outside it is listed with an error. A
+    file that is named twice is listed twice. What cannot be read
     is listed too: one input, one row.
 
     Args:
@@ -72,9 +73,10 @@ def list_inputs(
 def _expand(text: str, recursive: bool, several: bool) -> Iterator[ImageInput]:
     path = Path(text)
     if _is_folder(path):
+        root = os.path.realpath(path)
         for found in _images_in(_walk(path) if recursive else [path], "*"):
-            name = found.path.relative_to(path).as_posix()
-            yield found if several else ImageInput(found.path, name, found.error)
+            name = found.name if several else found.path.relative_to(path).as_posix()
+            yield ImageInput(found.path, name, found.error or _way_out(found.path, root))
     elif _is_pattern(text):
         folder, name = (path, "*") if path.name == ANYWHERE else (path.parent, path.name)
         yield from _images_in(_folders(folder), name)
@@ -82,6 +84,13 @@ def _expand(text: str, recursive: bool, several: bool) -> Iterator[ImageInput]:
         yield from _listed(path)
     else:
         yield ImageInput(path, _forward(text))
+
+
+def _way_out(path: Path, root: str) -> str:
+    """Return the error of a link that leads out of a folder, empty where it does not."""
+    if not path.is_symlink() or Path(os.path.realpath(path)).is_relative_to(root):
+        return ""
+    return "a link to a file outside the folder; name that file, or its folder"
 
 
 def _fault(text: str, recursive: bool) -> Fault | None:

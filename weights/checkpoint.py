@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationErro
 from wafer.datasets.classes import ClassTable, DefectClass
 from wafer.datasets.errors import WeightsError
 from wafer.datasets.files import write_bytes
+from wafer.weights.decision_rule import DecisionRule
 from wafer.weights.loading import Tensors, read_tensors
 from wafer.weights.sealing import METADATA_KEY, seal
 
@@ -22,7 +23,6 @@ __all__ = [
     "FIRST_WEIGHTS",
     "LICENCE",
     "Checkpoint",
-    "DecisionRule",
     "read_checkpoint",
     "save_checkpoint",
 ]
@@ -31,19 +31,6 @@ FIRST_WEIGHTS = "first weights"
 """The ``kind`` of a file that a training may start from and that cannot answer itself."""
 
 LICENCE = "AGPL-3.0-or-later"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecisionRule:
-    """How a best box becomes an answer; fitted on validation images at the end of training.
-
-    ``platt`` is (slope, intercept) of P(defect) over logit(score), None where nothing could be
-    fitted; ``none_review_above`` the P(defect) from which on "no defect" goes to review, None
-    where no class is a killer.
-    """
-
-    platt: tuple[float, float] | None = None
-    none_review_above: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from wafer.detector.evolve.outputs import write_outputs
 from wafer.detector.evolve.records import MODES, EvolveMode, Settings, Trial, TrialState, Verdict
 from wafer.detector.evolve.schedule import announcement, next_step, verdict
 from wafer.detector.evolve.trial import LAST_EPOCHS, Outcome, outcome_of, run_trial
+from wafer.detector.exporting import export_model
 from wafer.detector.runs import Run, adopt_run, newest_finished_run, open_shared_run
 from wafer.detector.training import PreparedTraining, TrainingArguments, prepare_training
 
@@ -197,6 +198,8 @@ class _Evolution:
         begun = self.run.record["started"]  # a folder that was deleted leaves its name to another
         origin = f"{self.run.folder.name}, begun {begun}, trial {found.trial}"
         result = adopt_run(self.results, Run(self.run.folder / state.folder), origin=origin)
+        if result.bundle is None and self.results == self.workspace.runs:
+            result.note_bundle(export_model(self.workspace, result.folder).folder)
         self.run.update(status="finished", verdict=asdict(found), result=result.folder.name)
         return result.folder
 

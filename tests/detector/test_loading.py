@@ -8,9 +8,11 @@ from wafer.datasets.classes import ClassTable, DefectClass, paper_classes
 from wafer.datasets.errors import WeightsError
 from wafer.datasets.workspace import Workspace
 from wafer.detector.architecture import build_model
-from wafer.detector.loading import MODEL_FILE, choose_model, decision_of, load_detector
+from wafer.detector.loading import MODEL_FILE, choose_model, load_detector
 from wafer.detector.runs import open_run
-from wafer.weights.checkpoint import DecisionRule, read_checkpoint, save_checkpoint
+from wafer.inference.deciding import decision_of
+from wafer.weights.checkpoint import read_checkpoint, save_checkpoint
+from wafer.weights.decision_rule import DecisionRule
 from wafer.weights.manifest import shipped
 
 OTHER = ClassTable((DefectClass(1, "spot"), DefectClass(0, "clean", "none")))

@@ -18,8 +18,10 @@ from wafer.datasets.errors import DataError, TrainingError, WeightsError
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
 from wafer.detector.draws import read_draws
+from wafer.detector.runs import Run
 from wafer.detector.trainer import WaferTrainer
 from wafer.detector.training import train_detector
+from wafer.inference.bundle import open_bundle
 from wafer.weights.checkpoint import read_checkpoint
 from wafer.weights.manifest import shipped
 
@@ -77,6 +79,50 @@ def test_a_run_leaves_a_model_its_record_and_nothing_half_done(workspace: Worksp
         "best.safetensors",
         "last.pt",
     ]
+
+
+WITHOUT_TORCH = """
+import sys
+from wafer.cli import app
+try:
+    app(["classify", "images", "--output", "p.csv", "--device", "cpu", *sys.argv[1:]])
+except SystemExit as end:
+    assert end.code == 0, end.code
+print({"torch", "torchvision", "ultralytics", "pandas", "matplotlib"} & set(sys.modules))
+"""
+
+
+@pytest.mark.slow
+def test_a_training_ends_with_a_bundle_that_classifies_without_torch(workspace: Workspace) -> None:
+    trained = train_detector(workspace, **{**SMALL, "epochs": 1})
+    folder = Run(trained.folder).bundle
+    assert folder is not None
+    bundle = open_bundle(folder)
+    assert folder.resolve().parent == workspace.models
+    assert bundle.description.metrics == trained.metrics
+    assert bundle.description.precision == "f32"
+    for named in ([], ["--weights", str(trained.folder), "--force"]):
+        out = subprocess.run(
+            [sys.executable, "-P", "-c", WITHOUT_TORCH, *named],
+            cwd=workspace.root,
+            env={**os.environ, "XDG_CACHE_HOME": str(workspace.root / "cache")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert out.stdout.splitlines() == ["p.csv", "set()"]
+        with (workspace.root / "p.csv").open() as handle:
+            assert {row["model"] for row in csv.DictReader(handle)} == {bundle.label}
+    shutil.rmtree(folder)  # then the model of the run is what there is
+    assert Run(trained.folder).bundle is None
+
+
+@pytest.mark.slow
+def test_a_training_elsewhere_makes_no_bundle(workspace: Workspace, tmp_path: Path) -> None:
+    trained = train_detector(workspace, runs=tmp_path / "trials", **{**SMALL, "epochs": 1})
+    assert Run(trained.folder).finished
+    assert Run(trained.folder).bundle is None
+    assert not workspace.models.exists()
 
 
 @pytest.mark.slow

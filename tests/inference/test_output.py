@@ -7,12 +7,11 @@ import io
 import json
 import os
 import resource
-import signal
-import subprocess
-import sys
-import time
+import shutil
+import struct
 import tracemalloc
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,14 @@ from PIL import Image
 from wafer.datasets.classes import ClassTable, DefectClass
 from wafer.datasets.errors import DataError, WaferError, WeightsError
 from wafer.evaluation.calibration import PlattMap, decide
-from wafer.inference.output import COLUMNS, Summary, classify_to_file, write_rows
+from wafer.inference.output import (
+    COLUMNS,
+    Classify,
+    Progress,
+    Summary,
+    classify_to_file,
+    columns_wanted,
+)
 from wafer.inference.pipeline import classify
 from wafer.inference.records import Predictor, Row, TopOne
 from wafer.inference.sources import ImageInput
@@ -51,6 +57,9 @@ class Brightness:
         scores = np.asarray(halves / 255, np.float32)
         boxes = np.tile(np.array([0, 0, size / 2, size], np.float32), (len(images), 1))
         return TopOne(boxes, scores.argmax(axis=1), scores)
+
+    def close(self) -> None:
+        pass
 
 
 PREDICTOR = Predictor(
@@ -89,8 +98,28 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def run(*arguments: Path | str, output: str = "out.csv", **options: object) -> Summary:
-    return classify_to_file(arguments, PREDICTOR, Path(output), **options)  # type: ignore[arg-type]
+def run(
+    *arguments: Path | str,
+    output: str = "out.csv",
+    predictor: Predictor = PREDICTOR,
+    classifier: Classify | None = None,
+    batch: int = 16,
+    threads: int | None = None,
+    where: Sequence[str] = (),
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Summary:
+    found = classifier or partial(classify, predictor=predictor, batch=batch, threads=threads)
+    return classify_to_file(
+        arguments,
+        found,
+        Path(output),
+        model="m",
+        batch=batch,
+        where=columns_wanted(where),
+        force=force,
+        progress=progress,
+    )
 
 
 def read(output: str = "out.csv") -> list[dict[str, str]]:
@@ -150,6 +179,17 @@ def broken_files(folder: Path) -> dict[str, str]:
     (folder / "dangling.png").symlink_to("nowhere")
     (folder / "loop.png").symlink_to("loop.png")
     os.mkfifo(folder / "pipe.png")
+    (folder.parent / "outside.png").write_bytes(png(9, 9))
+    (folder / "outside.png").symlink_to("../outside.png")
+    (folder / "inside.png").symlink_to("zero.png")
+    frames = [Image.new("L", (8, 8), level) for level in (0, 99)]
+    frames[0].save(folder / "gif.png", "GIF", save_all=True, append_images=frames[1:])
+    frames[0].save(folder / "animated.png", save_all=True, append_images=frames[1:])
+    Image.new("CMYK", (8, 8)).save(folder / "cmyk.jpg")
+    header = b"IHDR" + struct.pack(">II", 30_000, 30_000) + b"\x08\x00\x00\x00\x00"
+    bomb = png(9, 9)
+    checked = header + struct.pack(">I", zlib.crc32(header))
+    (folder / "bomb.png").write_bytes(bomb[:12] + checked + bomb[33:])
     Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe.png")).write_bytes(png(9, 9))
     return {
         "zero.png": "an empty file (0 bytes)",
@@ -160,6 +200,12 @@ def broken_files(folder: Path) -> dict[str, str]:
         "dangling.png": "cannot be read (No such file or directory)",
         "loop.png": "cannot be read (Too many levels of symbolic links)",
         "pipe.png": "not a regular file",
+        "outside.png": "a link to a file outside the folder; name that file, or its folder",
+        "inside.png": "an empty file (0 bytes)",
+        "gif.png": "not a PNG, JPEG, TIFF or BMP image",
+        "animated.png": "2 images in one file; save each in a file of its own",
+        "cmyk.jpg": "pixels of kind CMYK; save it as 8- or 16-bit grey or RGB",
+        "bomb.png": "30000 x 30000 pixels, more than the limit 100,000,000",
         "\\xff\\xfe.png": "a file name that is not UTF-8; rename the file",
     }
 
@@ -253,10 +299,11 @@ def test_a_rerun_is_byte_identical(images: Path) -> None:
     assert Path("out.csv").read_bytes() == first
 
 
-def peak_memory(inputs: Iterator[ImageInput], output: Path) -> int:
+def peak_memory(images: Path, name: str, number: int) -> int:
+    (images / "list.txt").write_text(f"{name}\n" * number)
     tracemalloc.start()
     try:
-        write_rows(classify(inputs, PREDICTOR), output, force=True)
+        run(images / "list.txt", force=True)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -266,10 +313,7 @@ def peak_memory(inputs: Iterator[ImageInput], output: Path) -> int:
 def test_memory_does_not_grow_with_the_number_of_images(images: Path, name: str) -> None:
     (images / "a.png").write_bytes(png(204, 51))
     (images / "zero.png").write_bytes(b"")
-    item = ImageInput(images / name, name)
-    peaks = [
-        peak_memory((item for _ in range(number)), images / "out.csv") for number in (50, 200, 2000)
-    ]
+    peaks = [peak_memory(images, name, number) for number in (50, 200, 2000)]
     assert peaks[2] < peaks[1] * 1.2 + 50_000
 
 
@@ -286,7 +330,7 @@ def test_inputs_are_taken_as_they_are_needed(images: Path) -> None:
     rows = classify(endless(), PREDICTOR, batch=4)
     for _ in range(100):
         next(rows)
-    rows.close()  # type: ignore[attr-defined]
+    rows.close()
     assert taken <= 100 + 3 * 4
 
 
@@ -296,6 +340,32 @@ def test_progress_counts_the_inputs_first(images: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     run("images", progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 5) for done in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "names"),
+    [
+        (["decision=review"], ["d.png"]),
+        (["class=none", "decision=auto"], ["c.png"]),
+        (["class="], ["x.png"]),
+        (["confidence=0.800000"], ["a.png", "b.png", "c.png"]),
+    ],
+)
+def test_only_rows_that_are_wanted_are_written(
+    images: Path, conditions: list[str], names: list[str]
+) -> None:
+    for name, left, right in [("a", 204, 51), ("b", 204, 0), ("c", 51, 0), ("d", 115, 0)]:
+        (images / f"{name}.png").write_bytes(png(left, right))
+    (images / "x.png").write_bytes(b"")
+    summary = run("images", where=conditions)
+    assert [row["image"] for row in read()] == names
+    assert (summary.rows, summary.errors, summary.review) == (5, 1, 1)
+
+
+@pytest.mark.parametrize("condition", ["review", "decisions=review", "=", "class=a"])
+def test_a_condition_that_is_none_is_refused(condition: str) -> None:
+    with pytest.raises(WaferError, match="not COLUMN=VALUE, each column once; the columns are im"):
+        columns_wanted(["class=scratch", condition])
 
 
 def test_an_existing_output_is_kept_without_force(images: Path) -> None:
@@ -330,30 +400,37 @@ def test_an_input_without_an_image_writes_nothing(images: Path) -> None:
     assert not Path("out.csv").exists()
 
 
-def test_a_full_disk_leaves_nothing(images: Path) -> None:
-    def rows() -> Iterator[Row]:
-        yield from (Row(image=f"{n}.png", model="m", error="e" * 500) for n in range(10_000))
+def errors(inputs: Iterable[ImageInput]) -> Generator[Row, None, None]:
+    for item in inputs:
+        yield Row(image=item.name, model="m", error="e" * 500)
 
+
+def test_a_full_disk_is_an_error_after_which_the_same_command_ends_well(images: Path) -> None:
+    names = [f"{number}.png" for number in range(1000)]
+    (images / "list.txt").write_text("\n".join(names))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(WaferError, match=r"out\.csv cannot be written") as caught:
-            write_rows(rows(), Path("out.csv"))
+            run("images/list.txt", classifier=errors)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert os.strerror(errno.EFBIG) in str(caught.value)
-    assert [path.name for path in Path().iterdir()] == ["images"]
+    assert not Path("out.csv").exists()
+    assert run("images/list.txt", classifier=errors).rows == 1000
+    assert [row["image"] for row in read()] == names
+    assert sorted(path.name for path in Path().iterdir()) == ["images", "out.csv"]
 
 
 def test_a_removed_output_folder_is_an_error(images: Path) -> None:
-    def rows() -> Iterator[Row]:
-        yield Row(image="a.png", model="m", error="e")
-        for path in Path("results").iterdir():
-            path.unlink()
-        Path("results").rmdir()
+    (images / "list.txt").write_text("a.png")
+
+    def removing(inputs: Iterable[ImageInput]) -> Generator[Row, None, None]:
+        yield from errors(inputs)
+        shutil.rmtree("results")
 
     with pytest.raises(WaferError, match="cannot be written"):
-        write_rows(rows(), Path("results/out.csv"))
+        run("images/list.txt", output="results/out.csv", classifier=removing)
 
 
 class Fixed:
@@ -366,6 +443,9 @@ class Fixed:
         number = len(images)
         scores = np.tile(np.array([self.score, 0.0]), (number, 1))
         return TopOne(np.tile(self.boxes, (number, 1)), np.zeros(number, np.int64), scores)
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.mark.parametrize(
@@ -383,7 +463,7 @@ def test_a_model_that_gives_no_numbers_stops_the_run(
     (images / "a.png").write_bytes(png(204, 51))
     diverged = replace(PREDICTOR, engine=Fixed(boxes, score))
     with pytest.raises(WeightsError, match=r"brightness-1 gives no usable numbers for 'a\.png'"):
-        classify_to_file(["images"], diverged, Path("out.csv"))
+        run("images", predictor=diverged)
     assert not Path("out.csv").exists()
 
 
@@ -399,7 +479,7 @@ def test_colour_reaches_the_model_as_rgb(images: Path) -> None:
             return super().infer(images)
 
     colour = replace(PREDICTOR, colour=True, engine=Looks((0.0, 0.0, 9.0, 9.0), 0.9))
-    classify_to_file(["images"], colour, Path("out.csv"))
+    run("images", predictor=colour)
     assert seen == [[200, 0, 100]]
 
 
@@ -407,33 +487,3 @@ def test_colour_reaches_the_model_as_rgb(images: Path) -> None:
 def test_a_row_is_an_answer_or_an_error(make: Callable[[], Row]) -> None:
     with pytest.raises(ValueError, match="either a prediction or an error"):
         make()
-
-
-KILLED = """
-import sys
-from pathlib import Path
-from wafer.inference.output import write_rows
-from wafer.inference.records import Row
-
-def rows():
-    for number in range(10_000_000):
-        yield Row(image=f"{number}.png", model="m", error="e")
-        if number == 5000:
-            print("running", flush=True)
-
-write_rows(rows(), Path(sys.argv[1]), force=True)
-"""
-
-
-@pytest.mark.parametrize("before", [None, "old content"])
-def test_a_killed_run_leaves_the_output_as_it_was(tmp_path: Path, before: str | None) -> None:
-    output = tmp_path / "out.csv"
-    if before is not None:
-        output.write_text(before)
-    arguments = [sys.executable, "-c", KILLED, str(output)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "running\n"
-        time.sleep(0.1)
-        process.send_signal(signal.SIGKILL)
-    assert (output.read_text() if output.exists() else None) == before

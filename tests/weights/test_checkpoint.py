@@ -12,7 +12,8 @@ import torch
 from wafer.datasets.classes import ClassTable, DefectClass, paper_classes
 from wafer.datasets.errors import WeightsError
 from wafer.datasets.files import sha256_file
-from wafer.weights.checkpoint import DecisionRule, read_checkpoint, save_checkpoint
+from wafer.weights.checkpoint import read_checkpoint, save_checkpoint
+from wafer.weights.decision_rule import DecisionRule
 from wafer.weights.sealing import METADATA_KEY, seal
 
 TENSORS = {
@@ -78,6 +79,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_checkpoint import FIELDS, TENSORS
 from wafer.weights.checkpoint import save_checkpoint
+from wafer.weights.decision_rule import DecisionRule
 save_checkpoint(Path(sys.argv[1]), dict(reversed(TENSORS.items())), **FIELDS)
 """
 

@@ -1,0 +1,57 @@
+"""Which engine runs a bundle: the fastest of those that give its golden answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from wafer.datasets.errors import WeightsError
+from wafer.inference.bundle import Bundle
+from wafer.inference.engines.backend import Backend
+from wafer.inference.engines.onnx_runtime import ONNX_RUNTIME
+from wafer.inference.engines.open_vino import OPEN_VINO
+from wafer.inference.engines.probe import probe
+
+__all__ = ["AUTO", "BACKENDS", "choose_backend"]
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+BACKENDS = (OPEN_VINO, ONNX_RUNTIME)
+
+
+def choose_backend(
+    bundle: Bundle, backends: Sequence[Backend], *, engine: str = AUTO, batch: int = 16
+) -> Backend:
+    """Return the backend that a command uses.
+
+    Args:
+        bundle: the model.
+        backends: those there are.
+        engine: the name of one of them, or ``auto`` for the fastest that passes; one with
+            ``reserve`` is taken only where no other passes.
+        batch: images a call.
+
+    Raises:
+        WeightsError: no such engine, or none that gives the golden answers here; each with why.
+    """
+    named = [b for b in backends if engine in (AUTO, b.name)]
+    if not named:
+        known = ", ".join(backend.name for backend in backends)
+        raise WeightsError(f"no engine is called {engine!r}; choose {AUTO} or one of {known}")
+    refusals = []
+    for reserve in (False, True):
+        passing = []
+        for backend in (b for b in named if b.reserve == reserve):
+            verdict = probe(backend, bundle, batch=batch)
+            if verdict.refusal:
+                refusals.append(f"{backend.name}: {verdict.refusal}")
+                log.info("engine %s not used: %s", backend.name, verdict.refusal)
+            else:
+                passing.append((verdict.seconds, backend.name, backend))
+        if passing:
+            return min(passing, key=lambda found: found[:2])[2]
+    raise WeightsError(
+        f"no engine gives the golden answers of {bundle.folder} here ({'; '.join(refusals)}); "
+        "export the model again"
+    )

@@ -1,0 +1,282 @@
+"""Bundles of a real network: every engine answers as torch does, and torch is not needed."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wafer.datasets.errors import DataError, WeightsError
+from wafer.datasets.synthetic.generate import generate_workspace
+from wafer.datasets.workspace import Workspace, open_workspace
+from wafer.detector.classification import check_bundle, classify_images
+from wafer.detector.deployed import DeployedModel
+from wafer.detector.exporting import export_model, golden_of
+from wafer.detector.features import pooled_features
+from wafer.detector.loading import choose_model, load_detector
+from wafer.detector.model import all_boxes, top_one
+from wafer.detector.prediction import load_letterboxed
+from wafer.detector.torch_backend import torch_backend
+from wafer.inference.bundle import GOLDEN, SUMS, TOLERANCES, WEIGHTS, Bundle, open_bundle, sums_of
+from wafer.inference.engines.backend import Backend
+from wafer.inference.engines.choosing import BACKENDS
+from wafer.inference.engines.open_vino import OPEN_VINO
+from wafer.inference.golden import Tolerance
+from wafer.inference.registry import current_bundle, promote
+from wafer.weights.manifest import shipped
+
+SHIPPED = shipped("yolov5n")
+assert SHIPPED is not None
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("workspaces") / "w"
+    generate_workspace(
+        root, images=48, counts="balanced", size=160, difficulty="easy", seed=5, processes=1
+    )
+    export_model(open_workspace(root), SHIPPED)
+    return root
+
+
+@pytest.fixture(scope="module")
+def exported(made: Path) -> Bundle:
+    (folder,) = (made / "models").glob("sha256-*")
+    return open_bundle(folder)
+
+
+@pytest.fixture(scope="module")
+def pixels(made: Path, exported: Bundle) -> np.ndarray:
+    place, size = open_workspace(made), exported.description.image_size
+    images = [sample.image for sample in place.samples()]
+    return np.stack([load_letterboxed(i, workspace=place, image_size=size).image for i in images])
+
+
+@pytest.fixture
+def workspace(made: Path, exported: Bundle, tmp_path: Path) -> Workspace:
+    """A workspace of its own over the same images, with a copy of the bundle."""
+    root = tmp_path / "w"
+    root.mkdir()
+    for name in ("wafer.toml", "classes.yaml", "image_labels.csv"):
+        (root / name).write_bytes((made / name).read_bytes())
+    for name in ("images", "labels", "truth"):
+        (root / name).symlink_to(made / name)
+    shutil.copytree(exported.folder, root / "models" / exported.folder.name)
+    return open_workspace(root)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", [*BACKENDS, torch_backend()], ids=lambda b: b.name)
+@pytest.mark.parametrize("batch", [1, 16])
+def test_every_engine_answers_as_torch_does(
+    exported: Bundle, pixels: np.ndarray, backend: Backend, batch: int
+) -> None:
+    detector = load_detector(SHIPPED, device="cpu")
+    ours = detector.predictor.engine.infer(pixels)
+    with closing(backend.open(exported, batch)) as engine:
+        theirs = engine.infer(pixels)
+    np.testing.assert_array_equal(theirs.classes, ours.classes)
+    np.testing.assert_allclose(theirs.scores, ours.scores, atol=1e-5)
+    np.testing.assert_allclose(theirs.boxes, ours.boxes, atol=1e-2)
+    np.testing.assert_allclose(theirs.features, ours.features, atol=1e-5)
+    np.testing.assert_array_equal(ours.features, pooled_features(detector.model, pixels))
+
+
+@pytest.mark.slow
+def test_bf16_is_within_what_its_bundle_says(
+    workspace: Workspace, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bundle = export_model(workspace, SHIPPED, precision="bf16")
+    assert bundle.description.tolerance == Tolerance(score=0.05, box=4.0)
+    try:
+        engine = OPEN_VINO.open(bundle, 8)
+    except WeightsError as error:
+        pytest.skip(str(error))
+    golden = bundle.golden()
+    with closing(engine):
+        assert golden.difference(engine.infer(golden.images), TOLERANCES["bf16"]) is None
+        found = engine.infer(pixels).scores
+    exact = load_detector(SHIPPED, device="cpu").predictor.engine.infer(pixels).scores
+    assert 1e-4 < np.abs(found - exact).max() < 0.05
+
+
+@pytest.mark.slow
+def test_the_same_model_gives_the_same_bundle(
+    workspace: Workspace, exported: Bundle, tmp_path: Path
+) -> None:
+    again = export_model(workspace, SHIPPED)
+    assert again.digest == exported.digest
+    assert again.description.weights_sha256 == load_detector(SHIPPED).checkpoint.digest
+    assert again.description.classes == workspace.classes.classes
+    assert not any(str(tmp_path).encode() in p.read_bytes() for p in again.folder.iterdir())
+    assert load_detector(again.folder / WEIGHTS).checkpoint.classes == workspace.classes
+
+
+@pytest.mark.slow
+def test_a_wrong_golden_answer_is_refused_though_its_digest_is_right(
+    workspace: Workspace, exported: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    promote(workspace.models, exported.digest[:8], check=check_bundle)
+    golden = exported.golden()
+    scores = golden.scores.copy()
+    scores[3, 0] += 0.01
+    folder = workspace.models / "wrong"
+    shutil.copytree(exported.folder, folder)
+    (folder / GOLDEN).write_bytes(replace(golden, scores=scores).to_bytes())
+    (folder / SUMS).write_bytes(sums_of(folder))
+    wrong = folder.rename(workspace.models / f"sha256-{open_bundle(folder).digest}")
+    with pytest.raises(WeightsError) as caught:
+        promote(workspace.models, wrong.name, check=check_bundle)
+    assert "no engine gives the golden answers" in str(caught.value)
+    assert "openvino: a score is 0.01 away" in str(caught.value)
+    assert "onnxruntime: a score is 0.01 away" in str(caught.value)
+    current = current_bundle(workspace.models)
+    assert current is not None
+    assert current.name == exported.folder.name
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+CLASSIFY = """
+import sys
+from wafer.cli import app
+try:
+    app(["classify", "images", "--output", "p.csv", *sys.argv[1:]])
+except SystemExit as end:
+    assert end.code == 0, end.code
+heavy = {"torch", "torchvision", "ultralytics", "onnx", "sklearn", "pandas", "matplotlib"}
+heavy |= {"openvino_telemetry.backend", "openvino_telemetry.main"}
+print("loaded", sorted(heavy & set(sys.modules)))
+"""
+
+
+@pytest.mark.slow
+def test_a_promoted_bundle_classifies_without_torch(
+    workspace: Workspace, exported: Bundle, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+    def wafer(*arguments: str) -> list[dict[str, str]]:
+        out = subprocess.run(
+            [sys.executable, "-P", "-c", CLASSIFY, *arguments, "--force"],
+            cwd=workspace.root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert out.stdout.splitlines() == ["p.csv", "loaded []"]
+        return rows(workspace.root / "p.csv")
+
+    named = wafer("--weights", f"models/{exported.folder.name}", "--engine", "onnxruntime")
+    promote(workspace.models, exported.folder.name, check=lambda bundle: None)
+    auto = wafer()
+    classify_images(
+        [str(workspace.images)], weights=SHIPPED, output=tmp_path / "run.csv", device="cpu"
+    )
+    exact = rows(tmp_path / "run.csv")
+    assert len(exact) == len(auto) == 48
+    for found in (named, auto):
+        for one, other in zip(found, exact, strict=True):
+            assert one["model"] == exported.label
+            for column in ("image", "class", "class_code", "decision", "reason", "error", "sha256"):
+                assert one[column] == other[column]
+            for column in ("xmin", "ymin", "xmax", "ymax", "confidence"):
+                assert (one[column] == "") == (other[column] == "")
+                if one[column]:
+                    limit = 1e-3 if column == "confidence" else 0.05
+                    assert abs(float(one[column]) - float(other[column])) <= limit
+
+
+@pytest.mark.slow
+def test_a_damaged_bundle_is_not_classified_with(
+    workspace: Workspace, exported: Bundle, tmp_path: Path
+) -> None:
+    folder = workspace.models / exported.folder.name
+    with (folder / "model.bin").open("r+b") as handle:
+        handle.seek(1000)
+        handle.write(b"\x00\x01")
+    (folder / "model.xml").unlink()
+    with pytest.raises(DataError) as caught:
+        classify_images([str(workspace.images)], weights=folder, output=tmp_path / "p.csv")
+    assert [Path(f.file).name for f in caught.value.faults] == ["model.bin", "model.xml"]
+    assert not (tmp_path / "p.csv").exists()
+    with pytest.raises(DataError, match=r"model\.xml: missing"):
+        choose_model(workspace, weights=folder)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_an_engine_for_bundles_does_not_run_a_model_file(tmp_path: Path, engine: str) -> None:
+    with pytest.raises(WeightsError, match=r"make one with `wafer export`"):
+        classify_images(["a.png"], weights=SHIPPED, output=tmp_path / "p.csv", engine=engine)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    seed=st.integers(0, 1 << 31),
+    images=st.integers(1, 4),
+    classes=st.integers(1, 8),
+    anchors=st.integers(7, 90),  # ultralytics takes 6 for the output of another kind of head
+)
+def test_the_best_box_is_what_evaluation_ranks_first(
+    seed: int, images: int, classes: int, anchors: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    decoded = torch.rand(images, 4 + classes, anchors, generator=generator)
+    decoded[:, :4] = decoded[:, :4] * 63 + 1
+    decoded[:, 4:] = decoded[:, 4:] * 0.9 + 0.05  # above the score from which evaluation counts
+    found = top_one(decoded)
+    for row, kept in enumerate(all_boxes(decoded)):
+        flat = decoded[row, 4:].numpy()
+        label, anchor = np.unravel_index(flat.argmax(), flat.shape)
+        x, y, width, height = decoded[row, :4, anchor].tolist()
+        corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        np.testing.assert_allclose(found.boxes[row], corners, atol=1e-4)
+        np.testing.assert_allclose(found.boxes[row], kept[0, :4], atol=1e-4)
+        assert found.classes[row] == label == kept[0, 5]
+        assert found.scores[row].max() == flat.max() == kept[0, 4]
+        np.testing.assert_array_equal(found.scores[row], flat.max(axis=1))
+
+
+class Answers(torch.nn.Module):
+    """A network that says for any image what it was told to."""
+
+    def __init__(self, decoded: torch.Tensor) -> None:
+        super().__init__()
+        self.decoded, self.model = decoded, torch.nn.ModuleList([torch.nn.Identity()])
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.model[-1]([images])
+        return self.decoded
+
+
+def test_an_image_with_two_right_answers_is_not_compared_by_class_and_box() -> None:
+    box, far, near = [20.0, 20.0, 8.0, 8.0], [40.0, 20.0, 8.0, 8.0], [20.2, 20.0, 8.0, 8.0]
+    rows = [
+        ([*box, 0.9, 0.1], [*far, 0.5, 0.1]),  # clear
+        ([*box, 0.9, 0.8995], [*far, 0.1, 0.1]),  # two classes
+        ([*box, 0.9, 0.1], [*far, 0.8995, 0.1]),  # two places
+        ([*box, 0.9, 0.1], [*near, 0.8995, 0.1]),  # two boxes of one place
+    ]
+    decoded = torch.tensor(rows).permute(0, 2, 1)
+    images = np.zeros((4, 32, 32), np.uint8)
+    network = DeployedModel(Answers(decoded))  # type: ignore[arg-type]
+    golden = golden_of(network, images, TOLERANCES["f32"])
+    assert golden.decided.tolist() == [True, True, False, False]
+    np.testing.assert_allclose(golden.scores[:, 0], 0.9)
+    np.testing.assert_allclose(golden.scores[:, 1], [0.1, 0.1, 0.8995, 0.1])

@@ -11,14 +11,17 @@ READY := $(VENV)/.ready
 demo: setup
 	$(BIN)/wafer demo demo
 
+# A process for each of two cores; by file, since tests of one file share what took long to make.
+TESTS := $(BIN)/pytest -n 2 --dist loadfile
+
 test: setup
-	$(BIN)/pytest
+	$(TESTS)
 
 check: setup
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(TESTS)
 
 check-fast: setup
 	$(BIN)/ruff format --check

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ import yaml
 from rich.console import Console
 
 from wafer.datasets.errors import StorageError, TrainingError
+from wafer.datasets.files import sha256_file
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
 from wafer.detector.evolve.evolving import View, evolve_detector, finished_evolution
@@ -29,7 +31,9 @@ from wafer.detector.evolve.schedule import next_step
 from wafer.detector.evolve.table import evolve_table, time_left
 from wafer.detector.evolve.trial import outcome_of
 from wafer.detector.hyperparameters import read_hyp
-from wafer.detector.runs import newest_finished_run
+from wafer.detector.loading import MODEL_FILE
+from wafer.detector.runs import Run, newest_finished_run
+from wafer.inference.bundle import WEIGHTS, open_bundle
 
 SMALL: dict[str, Any] = {"epochs": 4, "batch": 32, "imgsz": 64, "device": "cpu"}
 
@@ -70,7 +74,7 @@ MadeUp = Callable[[Trial], float | None]
 
 
 @pytest.fixture
-def made_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[MadeUp], list[int]]:
+def made_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[MadeUp], list[int]]:
     """Replace trainings by a function from trial to fitness; None is a failure."""
 
     def install(fitness: MadeUp) -> list[int]:
@@ -84,6 +88,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[MadeUp], list[int]]:
             write_run(folder, value)
 
         monkeypatch.setattr("wafer.detector.evolve.evolving.run_trial", run_trial)
+        made = SimpleNamespace(folder=tmp_path / "bundle")  # there is no model to make it of
+        monkeypatch.setattr("wafer.detector.evolve.evolving.export_model", lambda *_: made)
         # A second each, after every trial.
         monkeypatch.setattr("wafer.detector.evolve.outputs.write_figure", lambda figure, path: None)
         return trained
@@ -439,6 +445,9 @@ def test_an_evolution_that_is_killed_twice_ends_as_planned(workspace: Workspace)
     assert (folder / "evolve.png").read_bytes().startswith(b"\x89PNG")
     result = Path(done.stdout.strip())
     assert result == workspace.runs / "yolov5n-001"
+    bundle = Run(result).bundle
+    assert bundle is not None
+    assert sha256_file(open_bundle(bundle).folder / WEIGHTS) == sha256_file(result / MODEL_FILE)
     hyp = yaml.safe_load((folder / "hyp_evolve.yaml").read_text())
     trained = json.loads((result / "run.json").read_text())["arguments"]["hyperparameters"]
     assert {name: hyp[name] for name in trained} == trained

@@ -19,6 +19,7 @@ from wafer.labelling.exchange.roboflow.export import read_export
 from wafer.labelling.exchange.roboflow.names import LocalNames, remote_name
 from wafer.labelling.exchange.roboflow.project import open_project
 from wafer.labelling.importing import import_labels
+from wafer.labelling.ledger import Ledger
 
 BOXES: dict[str, Any] = {
     "lot1/a.png": [("residue", (10, 8, 60, 40)), ("scratch", (60, 40, 120, 80))],
@@ -321,6 +322,9 @@ def test_an_archive_on_disk_is_taken_in_too(workspace: Workspace, exported: Any)
     assert len(import_labels(workspace, str(path)).written) == 2
     label = workspace.label_path("lot1/a.png")
     label.write_text("0 0.5 0.5 0.2 0.2\n")
+    with pytest.raises(DataError, match="changed by hand since the ledger recorded it"):
+        import_labels(workspace, str(path))
+    Ledger(workspace).adopt(who="Ada")
     with pytest.raises(DataError, match=r"2 boxes of lot1/a\.png, where .* has other boxes"):
         import_labels(workspace, str(path))
     assert label.read_text() == "0 0.5 0.5 0.2 0.2\n"

@@ -389,8 +389,8 @@ def agreement(made: Bundle, source: Path, answers: Path) -> str:
         overlaps.append(overlap(to_original(found.boxes[0], boxed), best[:4]))
     mean = statistics.mean(overlaps) if overlaps else 0.0
     return (
-        f"\nbest box of openvino f32 and of stock: the same class, or none above {LEAST}, on {same} "
-        f"of {len(theirs)} images ({same / len(theirs):.2%}), mean IoU of the boxes {mean:.4f}\n"
+        f"\nbest box of openvino f32 and of stock: the same class, or none above {LEAST}, on "
+        f"{same} of {len(theirs)} images ({same / len(theirs):.2%}), mean IoU {mean:.4f}\n"
     )
 
 

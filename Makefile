@@ -27,7 +27,7 @@ check: setup
 check-fast: setup
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/pytest -n 2 -m "not slow and not shared"
+	$(TESTS) -m "not slow and not shared"
 
 format: setup
 	$(BIN)/ruff format

@@ -599,7 +599,7 @@ def promote(
     workspace: Where = None,
 ) -> None:
     """Make a bundle the one that commands use, once it has given its golden answers here."""
-    from wafer.detector.classification import check_bundle
+    from wafer.inference.engines.choosing import check_bundle
     from wafer.inference.registry import promote, rollback
 
     if (bundle is None) != back:
@@ -927,8 +927,8 @@ def _bars() -> Iterator[Callable[[str, float, float | None], None]]:
         bars.start()  # here, so that a command that fails at once prints its error alone
         if step not in tasks:
             tasks[step] = bars.add_task(step, total=total, speed="")
-        a_second = bars.tasks[list(tasks).index(step)].speed
-        speed = "" if a_second is None else f"{a_second:.3g}/s"
+        a_second = bars.tasks[tasks[step]].speed
+        speed = "" if a_second is None else f"{a_second:.{0 if a_second >= 10 else 1}f}/s"
         bars.update(tasks[step], completed=done, total=total, speed=speed)
 
     try:

@@ -283,7 +283,8 @@ def timed(command: Sequence[str]) -> tuple[float, float]:
 def memory_of(tree: psutil.Process) -> float:
     """Return the MB that a process and its children hold, shared pages counted once."""
     with suppress(psutil.Error):
-        return sum(p.memory_full_info().pss for p in [tree, *tree.children(recursive=True)]) / 1e6
+        processes = [tree, *tree.children(recursive=True)]
+        return float(sum(process.memory_full_info().pss for process in processes)) / 1e6
     return 0.0
 
 

@@ -30,7 +30,7 @@ from wafer.inference.registry import named_bundle
 from wafer.inference.sources import ImageInput
 from wafer.inference.workers import classify_in_processes, core_count
 
-__all__ = ["check_bundle", "classify_images"]
+__all__ = ["classify_images"]
 
 log = logging.getLogger(__name__)
 
@@ -94,15 +94,6 @@ def classify_images(
         force=force,
         progress=progress,
     )
-
-
-def check_bundle(bundle: Bundle) -> None:
-    """Check that an engine other than torch gives a bundle's golden answers here.
-
-    Raises:
-        WeightsError: none does.
-    """
-    choose_backend(bundle, BACKENDS)
 
 
 def _bundle_folder(

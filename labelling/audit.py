@@ -259,8 +259,11 @@ def waiting_sample(workspace: Workspace) -> tuple[tuple[str, str], ...]:
         WaferError: nothing was labelled yet.
     """
     folder = _waiting(_run(workspace))
-    draws = () if folder is None else _read_draws(folder)
-    return tuple((image, draw.name) for draw in draws for image in draw.sample)
+    return () if folder is None else _sample(folder)
+
+
+def _sample(folder: Path) -> tuple[tuple[str, str], ...]:
+    return tuple((image, draw.name) for draw in _read_draws(folder) for image in draw.sample)
 
 
 def sampled_images(workspace: Workspace) -> tuple[SampledImage, ...]:
@@ -277,7 +280,7 @@ def sampled_images(workspace: Workspace) -> tuple[SampledImage, ...]:
     right = {**dict.fromkeys(YES, True), **dict.fromkeys(NO, False)}
     return tuple(
         SampledImage(image, name, right.get(answers.get(image, "")))
-        for image, name in waiting_sample(workspace)
+        for image, name in _sample(folder)
     )
 
 

@@ -12,7 +12,7 @@ import getpass
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -50,7 +50,7 @@ __all__ = [
     "Rebuilt",
     "Revision",
     "again",
-    "nearest",
+    "paired",
     "this_user",
 ]
 
@@ -489,17 +489,13 @@ class Ledger:
         if not self._file(state.image).exists():
             gone = tuple(again(entry, decision="withdrawn") for entry in state.entries)
             return Revision(state.image, gone)
-        left = list(state.live)
-        events = []
-        for annotation in self._boxes_of(state.image):
-            same = next((e for e in left if same_boxes([annotation], [e.annotation()])), None)
-            near = same or nearest(annotation, left)
-            if near is not None:
-                left.remove(near)
-            if same is not None:
-                events.append(again(same, decision=same.decision))
-            else:
-                events.append(_redrawn(annotation, near))
+        pairs, left = paired(self._boxes_of(state.image), state.live)
+        events = [
+            again(before, decision=before.decision)
+            if before is not None and same_boxes([annotation], [before.annotation()])
+            else _redrawn(annotation, before)
+            for annotation, before in pairs
+        ]
         events += [again(entry, decision="rejected") for entry in left]
         if not any(event.decision != "rejected" for event in events):
             events.append(BoxEvent(decision="empty", note="edited by hand"))
@@ -524,7 +520,25 @@ def again(entry: Entry, *, decision: Decision) -> BoxEvent:
     return BoxEvent(box=box, **{**kept, "decision": decision, "supersedes": entry.number})
 
 
-def nearest(annotation: Annotation, entries: Sequence[Entry]) -> Entry | None:
+def paired(
+    boxes: Iterable[Annotation], entries: Iterable[Entry]
+) -> tuple[list[tuple[Annotation, Entry | None]], list[Entry]]:
+    """Return each box with the entry that it was before, and the entries that no box was.
+
+    That is the same box, else the one that it overlaps most, from IoU 0.5 on; each at most once.
+    """
+    left = list(entries)
+    pairs = []
+    for annotation in boxes:
+        same = next((e for e in left if same_boxes([annotation], [e.annotation()])), None)
+        before = same or _nearest(annotation, left)
+        if before is not None:
+            left.remove(before)
+        pairs.append((annotation, before))
+    return pairs, left
+
+
+def _nearest(annotation: Annotation, entries: Sequence[Entry]) -> Entry | None:
     """Return the entry of a box that this one overlaps most, from IoU 0.5 on."""
     overlaps = [(annotation.box.iou(Box(*e.box)), e) for e in entries if e.box is not None]
     best = max(overlaps, key=lambda pair: pair[0], default=(0.0, None))

@@ -22,6 +22,8 @@ from wafer.detector.runs import newest_finished_run
 from wafer.labelling.ledger import BoxEvent
 
 __all__ = [
+    "DRAW",
+    "LOOK",
     "QUEUE",
     "Candidate",
     "Kind",
@@ -35,6 +37,8 @@ __all__ = [
 ]
 
 QUEUE = "queue.json"
+LOOK, DRAW = 3.0, 7.0
+"""Seconds of a look and of drawing a box (Papadopoulos et al., ICCV 2017: extreme clicks)."""
 Kind = Literal["boxes", "class", "suspicion", "unreadable"]
 
 

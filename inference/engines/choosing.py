@@ -12,12 +12,21 @@ from wafer.inference.engines.onnx_runtime import ONNX_RUNTIME
 from wafer.inference.engines.open_vino import OPEN_VINO
 from wafer.inference.engines.probe import probe
 
-__all__ = ["AUTO", "BACKENDS", "choose_backend"]
+__all__ = ["AUTO", "BACKENDS", "check_bundle", "choose_backend"]
 
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
 BACKENDS = (OPEN_VINO, ONNX_RUNTIME)
+
+
+def check_bundle(bundle: Bundle) -> None:
+    """Check that an engine other than torch gives a bundle's golden answers here.
+
+    Raises:
+        WeightsError: none does.
+    """
+    choose_backend(bundle, BACKENDS)
 
 
 def choose_backend(

@@ -11,12 +11,12 @@ from scipy.optimize import linear_sum_assignment
 
 from wafer.datasets.errors import DataError, Fault
 from wafer.datasets.keeping import keep_copy
-from wafer.datasets.ledger import Decision, Entry, ImageState, same_boxes
+from wafer.datasets.ledger import Decision, Entry, ImageState
 from wafer.datasets.reading import ruled_annotations
 from wafer.datasets.records import Annotation, Sample, Source
 from wafer.datasets.scanning import ImageCache
 from wafer.datasets.workspace import Workspace, write_yolo_view
-from wafer.labelling.ledger import BoxEvent, Ledger, Revision, again, nearest, this_user
+from wafer.labelling.ledger import BoxEvent, Ledger, Revision, again, paired, this_user
 
 __all__ = ["Drawing", "TakenIn", "agree", "take_in"]
 
@@ -146,15 +146,8 @@ def _revision(
     source: str,
 ) -> Revision:
     """Return the change that an image has what was drawn, and of its boxes so far nothing else."""
-    left = [] if state is None else list(state.live)
-    events = []
-    for annotation in boxes:
-        same = next((e for e in left if same_boxes([annotation], [e.annotation()])), None)
-        near = same or nearest(annotation, left)
-        if near is not None:
-            left.remove(near)
-        events.append(_event(annotation, near))
-    events = events or [BoxEvent(decision="empty")]
+    pairs, left = paired(boxes, () if state is None else state.live)
+    events = [_event(*pair) for pair in pairs] or [BoxEvent(decision="empty")]
     events += [again(entry, decision="rejected") for entry in left]
     origin = source if source.startswith("roboflow:") else Path(source).name
     note = f"imported from {origin}" + (f", drawn {drawing.when}" if drawing.when else "")

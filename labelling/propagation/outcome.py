@@ -21,7 +21,7 @@ from wafer.labelling.propagation.places import MATCH_IOU, Place
 from wafer.labelling.propagation.roles import Roles
 from wafer.labelling.propagation.rounds import RoundResult
 from wafer.labelling.propagation.suspicion import Suspicion
-from wafer.labelling.queue import Candidate, QueueItem
+from wafer.labelling.queue import DRAW, LOOK, Candidate, QueueItem
 from wafer.labelling.verdicts import WRONG, withdrawn
 
 __all__ = [
@@ -40,8 +40,6 @@ DECISIONS = "decisions.json"
 SHOWN = 8
 LEAST_SHOWN = 0.02
 """Places of an image that are worth showing to a person."""
-# Seconds of a look and of drawing a box (Papadopoulos et al., ICCV 2017: 7 s by extreme clicks).
-LOOK, DRAW = 3.0, 7.0
 TOO_FEW = "too few were accepted for a sample; look at all of them"
 
 

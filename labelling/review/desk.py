@@ -171,6 +171,7 @@ class Desk:
             DataError: its label file was edited by hand.
         """
         with self._lock:
+            self._refresh()
             task = self._task(pile, image)
             if pile == "audit":
                 raise WaferError("an audit asks for right or wrong")
@@ -254,7 +255,8 @@ class Desk:
         """Read again what other commands may have changed."""
         run = newest_finished_run(propagation_runs(self.workspace))
         queue = None if run is None else run.folder / QUEUE
-        tables = [self.workspace.root / name for name in SEED_TABLES]
+        seeds = (self.workspace.root / name for name in SEED_TABLES)
+        tables = [self.workspace.table, *seeds]
         stamp = _stamp([*tables, *([] if queue is None else [queue])])
         if stamp != self._stamp:
             self._samples = {s.image: s for s in self.workspace.samples()}

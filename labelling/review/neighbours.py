@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from wafer.datasets.ledger import ImageState
 from wafer.datasets.records import Sample
@@ -56,12 +57,11 @@ class Neighbours:
         group = sample.group
         near = [i for i in images if group is not None and self._samples[i].group == group]
         order = dict.fromkeys([*near[::-1][: SHOWN // 2], *images[::-1]])
-        found: list[Neighbour] = []
-        for image in order:
-            size = self._size(image)
-            if size is not None and len(found) < SHOWN:
-                found.append(Neighbour(image, size, self._boxes(image, class_name, states)))
-        return tuple(found)
+        readable = ((image, size) for image in order if (size := self._size(image)) is not None)
+        return tuple(
+            Neighbour(image, size, self._boxes(image, class_name, states))
+            for image, size in islice(readable, SHOWN)
+        )
 
     def _boxes(
         self, image: str, class_name: str | None, states: Mapping[str, ImageState]

@@ -16,7 +16,7 @@ from wafer.datasets.ledger import ImageState
 from wafer.datasets.records import Sample
 from wafer.datasets.workspace import Workspace, trusted
 from wafer.labelling.audit import sampled_images
-from wafer.labelling.queue import Candidate, Kind, Queue
+from wafer.labelling.queue import DRAW, LOOK, Candidate, Kind, Queue
 
 __all__ = [
     "PILES",
@@ -34,8 +34,6 @@ __all__ = [
 Pile = Literal["queue", "seed", "audit"]
 PILES: tuple[Pile, ...] = get_args(Pile)
 SEED_TABLES = ("seed.csv", "seed-val.csv", "seed-test.csv")
-# Seconds of a look and of drawing a box, as in the queue.
-LOOK, DRAW = 3.0, 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +109,7 @@ def _seed_task(sample: Sample) -> Task:
         image_class=sample.image_class,
         kind="boxes",
         reason=f"chosen for drawing, split {split}",
-        seconds=DRAW,
+        seconds=LOOK + DRAW,
     )
 
 

@@ -96,7 +96,13 @@ def make_app(desk: Desk, *, token: str, who: str) -> ASGIApp:
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/static", StaticFiles(directory=STATIC))
+    _add_errors(app)
+    _add_views(app, desk, who)
+    _add_decisions(app, desk)
+    return Guard(app, token=token)
 
+
+def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(WaferError)
     def refused(request: Request, error: WaferError) -> Response:
         conflict = isinstance(error, ConflictError | DataError)
@@ -107,21 +113,22 @@ def make_app(desk: Desk, *, token: str, who: str) -> ASGIApp:
         text = f"not recorded: {error.strerror or error}"
         return JSONResponse({"error": text}, status_code=507)
 
+
+def _add_views(app: FastAPI, desk: Desk, who: str) -> None:
+    """Add what shows something and records nothing."""
+
     @app.get("/")
     def page() -> Response:
         return FileResponse(STATIC / "index.html")
 
     @app.get("/api/start")
     def start() -> dict[str, Any]:
-        workspace = desk.workspace
-        name = hashlib.sha256(str(workspace.root).encode()).hexdigest()[:12]
-        kinds = {c.name: c.kind for c in workspace.classes}
-        classes = [{"name": n, "kind": kinds[n]} for n in workspace.classes.detector_names]
+        workspace, classes = desk.workspace, desk.workspace.classes
         return {
             "workspace": workspace.root.name,
-            "id": name,
+            "id": hashlib.sha256(str(workspace.root).encode()).hexdigest()[:12],
             "who": who,
-            "classes": classes,
+            "classes": [{"name": n, "kind": classes[n].kind} for n in classes.detector_names],
             "piles": desk.progress(),
         }
 
@@ -144,6 +151,19 @@ def make_app(desk: Desk, *, token: str, who: str) -> ASGIApp:
     @app.post("/api/keep")
     def keep(asked: _Keep) -> dict[str, Any]:
         return {"kept": desk.keep(asked.image, session=asked.session)}
+
+    @app.get("/api/image")
+    def image(image: str) -> Response:
+        desk.image_path(image)
+        try:
+            kind, content = plain_image(desk.workspace, image)
+        except ImageError as error:
+            return JSONResponse({"error": str(error)}, status_code=422)
+        return Response(content, media_type=kind)
+
+
+def _add_decisions(app: FastAPI, desk: Desk) -> None:
+    """Add what records something."""
 
     @app.post("/api/decide")
     def decide(asked: _Decision) -> dict[str, Any]:
@@ -170,23 +190,13 @@ def make_app(desk: Desk, *, token: str, who: str) -> ASGIApp:
     def finish(asked: _Asked) -> dict[str, Any]:
         return desk.finish(who=asked.who).to_dict()
 
-    @app.get("/api/image")
-    def image(image: str) -> Response:
-        desk.image_path(image)
-        try:
-            kind, content = plain_image(desk.workspace, image)
-        except ImageError as error:
-            return JSONResponse({"error": str(error)}, status_code=422)
-        return Response(content, media_type=kind)
-
-    return Guard(app, token=token)
-
 
 def review_token(workspace: Workspace) -> str:
     """Return the token of a workspace, the same after a restart; its file is for the user alone."""
     path = workspace.cache / TOKEN
-    if path.is_file() and len(path.read_text(encoding="utf-8").strip()) >= 32:
-        return path.read_text(encoding="utf-8").strip()
+    known = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    if len(known) >= 32:
+        return known
     token = secrets.token_urlsafe(32)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)  # else it would keep the rights it has

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from wafer.datasets.errors import DataError, WeightsError
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
-from wafer.detector.classification import check_bundle, classify_images
+from wafer.detector.classification import classify_images
 from wafer.detector.deployed import DeployedModel
 from wafer.detector.exporting import export_model, golden_of
 from wafer.detector.features import pooled_features
@@ -28,7 +28,7 @@ from wafer.detector.prediction import load_letterboxed
 from wafer.detector.torch_backend import torch_backend
 from wafer.inference.bundle import GOLDEN, SUMS, TOLERANCES, WEIGHTS, Bundle, open_bundle, sums_of
 from wafer.inference.engines.backend import Backend
-from wafer.inference.engines.choosing import BACKENDS
+from wafer.inference.engines.choosing import BACKENDS, check_bundle
 from wafer.inference.engines.open_vino import OPEN_VINO
 from wafer.inference.golden import Tolerance
 from wafer.inference.registry import current_bundle, promote

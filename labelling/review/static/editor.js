@@ -399,19 +399,19 @@ export class Editor {
 
   rect(box, kinds) {
     const [x0, y0, x1, y1] = this.onStage(box);
-    const rect = document.createElementNS(SVG, "rect");
-    const values = { x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: kinds };
-    for (const [name, value] of Object.entries(values)) rect.setAttribute(name, value);
-    return rect;
+    return svgRect({ x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: kinds });
   }
 
   knob(edges, box) {
     const [x, y] = this.handle(edges, box);
-    const knob = document.createElementNS(SVG, "rect");
-    const values = { x: x - 4, y: y - 4, width: 8, height: 8, class: `knob ${edges}` };
-    for (const [name, value] of Object.entries(values)) knob.setAttribute(name, value);
-    return knob;
+    return svgRect({ x: x - 4, y: y - 4, width: 8, height: 8, class: `knob ${edges}` });
   }
+}
+
+export function svgRect(values) {
+  const rect = document.createElementNS(SVG, "rect");
+  for (const [name, value] of Object.entries(values)) rect.setAttribute(name, value);
+  return rect;
 }
 
 export const sameBoxes = (some, others) => {

@@ -1,5 +1,6 @@
 // Everything around the image: piles, classes, facts, lists, buttons.
 
+import { svgRect } from "./editor.js";
 import { picture } from "./server.js";
 
 const $ = (id) => document.getElementById(id);
@@ -208,11 +209,8 @@ async function neighbours(editor, here) {
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     svg.setAttribute("viewBox", `0 0 ${w} ${h}`);
     for (const [x0, y0, x1, y1] of each.boxes) {
-      const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-      const values = { x: x0, y: y0, width: x1 - x0, height: y1 - y0 };
-      for (const [name, value] of Object.entries(values)) rect.setAttribute(name, value);
-      rect.setAttribute("class", `hue-${editor.hue(task.class_name)}`);
-      svg.append(rect);
+      const kind = `hue-${editor.hue(task.class_name)}`;
+      svg.append(svgRect({ x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: kind }));
     }
     return make("figure", { title: each.image }, make("img", { alt: "" }), svg);
   });

@@ -54,6 +54,7 @@ def test_what_a_killed_command_left_is_gone_on_with(tmp_path: Path) -> None:
     for name in (".lock", ".reproduce.json.tmp-0123"):
         (tmp_path / name).write_text("")
     claim_folder(tmp_path, WHOLE)
+    assert json.loads((tmp_path / "reproduce.json").read_text())["data"] == WHOLE["data"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\udcff"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from wafer.datasets.errors import TrainingError
+from wafer.datasets.errors import DataError, TrainingError
 from wafer.datasets.files import sha256_file
 from wafer.datasets.ledger import ImageState
 from wafer.datasets.records import Annotation, Sample
@@ -335,6 +335,15 @@ def _refused(
     return replace(result, decisions=decisions)
 
 
+def _renew_view(workspace: Workspace) -> tuple[str, ...]:
+    """Renew what a training reads; an image that went meanwhile must not cost a run of hours."""
+    try:
+        write_yolo_view(workspace, workspace.samples())
+    except DataError as error:
+        return (f"data.yaml is not renewed: {error}",)
+    return ()
+
+
 def _suspicions(workspace: Workspace, roles: Roles, result: RoundResult) -> tuple[Suspicion, ...]:
     reader = Reader(workspace.classes.detector_names, workspace.classes.box_names, roles.rare)
     plain = replace(reader, rare=frozenset())  # by rare classes' rule every defect is one of them
@@ -372,7 +381,7 @@ def _finish(
     )
     write_decisions(result.decisions, run.folder / DECISIONS)
     write_queue(Queue(run.folder.name, spoken.model, spoken.number, items), run.folder / QUEUE)
-    write_yolo_view(workspace, workspace.samples())
+    notes = (*notes, *_renew_view(workspace))
     head = ledger.head()
     summary = summarise(
         roles,

@@ -8,7 +8,7 @@ import pytest
 
 from wafer.datasets.errors import DataError, TrainingError
 from wafer.datasets.ledger import read_chain
-from wafer.datasets.workspace import trusted
+from wafer.datasets.workspace import Workspace, trusted
 from wafer.labelling.ledger import Ledger
 from wafer.labelling.propagation.decisions import exactly_right
 from wafer.labelling.propagation.outcome import DECISIONS, read_decisions, revisions
@@ -150,3 +150,21 @@ def test_a_second_round_learns_from_accepted_images_and_is_compared(small: Any) 
     assert pool[0]
     assert not pool[0] & pool[1]  # each teacher without its own fold
     assert not any(name[0] in "v" for names in learnt for name in names)
+
+
+def test_images_that_come_and_go_meanwhile_do_not_cost_the_run(small: Workspace) -> None:
+    def change(done: float, total: float) -> None:
+        if done > total / 2 and gone.exists():
+            gone.unlink()
+            small.image_path("p005.png").write_bytes(small.image_path("p006.png").read_bytes())
+            (small.images / "new.png").write_bytes(small.image_path("p007.png").read_bytes())
+
+    gone = small.image_path("p003.png")
+    arguments = {"epochs": 1, "batch": 8, "imgsz": 64, "folds": 2, "rounds": 1}
+    done = propagate(small, progress=change, **arguments)  # type: ignore[arg-type]
+    decisions = {d.image: d for d in read_decisions(done.folder / DECISIONS)}
+    assert decisions["p003.png"].reason.startswith("the image cannot be read")
+    assert not decisions["p005.png"].accepted
+    assert "new.png" not in decisions
+    assert json.loads((done.folder / "run.json").read_text())["status"] == "finished"
+    assert any("no image 'p003.png'" in note for note in done.notes)

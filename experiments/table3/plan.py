@@ -154,8 +154,8 @@ SCALES: Mapping[ScaleName, Scale] = {
         hyperparameters={"lr0": 0.001},
         remark="at scale smoke nothing is learnt: it shows that everything runs, and no more",
     ),
-    # Images and batches an eighth, so that an epoch has as many steps as in the paper; epochs three
-    # tenths, but not below ten, in which a detector has hardly found its first box; three quarters
+    # Images and batches an eighth, so that an epoch has as many steps as in the paper; epochs a
+    # fifth, but not below ten, in which a detector has hardly found its first box; three quarters
     # of the image size, which halves the time.
     "cpu": Scale(
         name="cpu",
@@ -164,7 +164,7 @@ SCALES: Mapping[ScaleName, Scale] = {
         difficulty="paper",
         image_size=192,
         batches={64: 8, 256: 32, 512: 64},
-        epochs={100: 30, 15: 10, 200: 60},
+        epochs={100: 20, 15: 10, 200: 40},
         generations=7,
         backgrounds=12,
         optimizer="AdamW",

@@ -81,7 +81,7 @@ def test_the_csv_has_the_paper_s_figures_beside_ours_and_the_scaling(whole: Tabl
         rows = list(csv.DictReader(handle))
     assert [row["experiment"] for row in rows] == [f"exp{i}" for i in range(1, 8)]
     third = {key: rows[2][key] for key in ("paper_batch", "batch", "paper_epochs", "epochs")}
-    assert third == {"paper_batch": "512", "batch": "64", "paper_epochs": "100", "epochs": "30"}
+    assert third == {"paper_batch": "512", "batch": "64", "paper_epochs": "100", "epochs": "20"}
     assert (rows[2]["paper_map50_95"], rows[2]["val_map50_95"]) == ("0.7215", "0.3")
     assert (rows[2]["test_precision"], rows[2]["test_recall"]) == ("0.9", "0.9")
     assert (rows[6]["val_map50_95"], rows[6]["hyperparameters"]) == ("", "of exp6")
@@ -97,7 +97,7 @@ def test_what_is_not_finished_is_empty(tmp_path: Path) -> None:
     assert "1 of 7 experiments are finished." in text
     lines = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| exp")}
     assert lines["| exp1"] == (
-        "| exp1 | 8 (64) | 30 (100) | no | 0.9628 | 0.2500 | 0.1250 | 0.8994 | 0.2500 | 0.1250 "
+        "| exp1 | 8 (64) | 20 (100) | no | 0.9628 | 0.2500 | 0.1250 | 0.8994 | 0.2500 | 0.1250 "
         "| 0.6912 | 0.2500 | 0.1250 |"
     )
     assert lines["| exp7"].endswith("| 0.9566 | - | - | 0.9013 | - | - | 0.7080 | - | - |")
@@ -171,6 +171,6 @@ def test_the_table_fits_into_a_terminal_of_80_columns(whole: Table3) -> None:
     console = Console(width=80, file=io.StringIO(), record=True)
     console.print(terminal_table(whole))
     lines = [line.rstrip() for line in console.export_text().splitlines()]
-    assert "exp5     8     30   yes 0.956 0.600 0.400 0.925 0.600 0.400 0.740 0.600 0.400" in lines
+    assert "exp5     8     20   yes 0.956 0.600 0.400 0.925 0.600 0.400 0.740 0.600 0.400" in lines
     assert any(line.endswith("0.708     -     -") or line.endswith("0.708 - -") for line in lines)
     assert "…" not in "".join(lines)

@@ -214,11 +214,12 @@ def lives(pid: int) -> bool:
 def test_killed_at_any_moment_the_output_is_that_of_an_uninterrupted_run(
     inputs: list[ImageInput], model: Opened, tmp_path: Path
 ) -> None:
-    """Ten times the parent or one of its processes is killed, wherever they are."""
+    """Ten times the parent or one of its processes is killed, or Ctrl-C is pressed twice."""
 
     def started(output: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", KILLED, output]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, **piped, text=True, start_new_session=True)
 
     with started("whole.csv") as whole:
         assert whole.communicate()[0] == "60 0\n"
@@ -235,11 +236,16 @@ def test_killed_at_any_moment_the_output_is_that_of_an_uninterrupted_run(
         wanted = pieces() + chance.randrange(4)
         with started("out.csv") as process:
             wait_for(lambda wanted=wanted: (tmp_path / "pids").exists() and pieces() >= wanted)
-            if attempt % 2:
+            if attempt % 3 == 1:
                 os.kill(pids(tmp_path)[0], signal.SIGKILL)
                 wait_for(lambda wanted=wanted: pieces() > wanted)
             time.sleep(chance.uniform(0, 0.03))
-            process.send_signal(signal.SIGKILL)
+            if attempt % 3 == 2:
+                os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all of them
+                time.sleep(chance.uniform(0, 0.03))
+                os.killpg(process.pid, signal.SIGINT)
+            else:
+                process.kill()
             process.communicate()
         wait_for(lambda: not any(map(lives, pids(tmp_path))))
         assert not (tmp_path / "out.csv").exists()

@@ -1,5 +1,7 @@
 """A workspace as easy as it gets, and one labelling of it that was killed half-way and went on."""
 
+import fcntl
+import pickle
 import shutil
 import subprocess
 import sys
@@ -95,8 +97,22 @@ def kill_when(command: list[str], ready: Callable[[], bool]) -> None:
 
 
 @pytest.fixture(scope="session")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
-    workspace, truth = make_easy(tmp_path_factory.mktemp("labelled"))
+def labelled(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Labelled:
+    """Nobody changes it, so the processes of a test run share one, which takes a minute to make."""
+    if worker_id == "master":
+        return _labelled(tmp_path_factory.mktemp("labelled"))
+    shared = tmp_path_factory.getbasetemp().parent / "labelled"
+    with shared.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record = shared.with_suffix(".pickle")
+        if not record.exists():
+            record.write_bytes(pickle.dumps(_labelled(shared)))
+        made: Labelled = pickle.loads(record.read_bytes())
+        return made
+
+
+def _labelled(root: Path) -> Labelled:
+    workspace, truth = make_easy(root)
     drawn = {p.name: p.read_bytes() for p in workspace.labels.iterdir()}
     runs = workspace.root / "runs" / "propagate"
     options = [text for name, value in ARGUMENTS.items() for text in (f"--{name}", str(value))]

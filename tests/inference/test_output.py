@@ -381,7 +381,7 @@ def test_an_existing_output_is_kept_without_force(images: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("out.parquet", r"must end in \.csv or \.jsonl"),
+        ("out.txt", r"must end in \.csv, \.jsonl or \.parquet"),
         ("folder.csv", "is a folder"),
         ("file/out.csv", "cannot be written"),
     ],

@@ -56,7 +56,7 @@ def explained(row: Row, pixels: Pixels) -> Picture | None:
     weight = (STRENGTH * share)[..., None]
     blended = ground * (1 - weight) + colours[..., ::-1] * weight
     image = Image.fromarray(np.rint(blended).astype(np.uint8))
-    return _captioned(row, image, f"{_words(row)}; hiding a place takes up to {most:.2f} away")
+    return _captioned(row, image, f"{_words(row)}, hidden up to -{most:.2f}")
 
 
 def _words(row: Row) -> str:

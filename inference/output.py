@@ -124,7 +124,7 @@ def classify_to_file(
     """
     check_output(output, force=force, boxes=None if boxes is None else boxes.path)
     if pictures is not None:
-        check_pictures(pictures)
+        check_pictures(pictures.draws)
     kept = partial(is_wanted, where=where or {})
     files = [_growing(output), *([] if boxes is None else [boxes.growing()])]
     run: list[object] = [*(os.fspath(a) for a in arguments), recursive, model, batch, where]

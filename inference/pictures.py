@@ -65,13 +65,13 @@ class Pictures:
     decode: Callable[[bytes, str], Pixels]
 
 
-def check_pictures(pictures: Pictures) -> None:
+def check_pictures(folders: Iterable[Path]) -> None:
     """Refuse folders for pictures before any work is done for them.
 
     Raises:
         WaferError: one is a file, or holds something else than what an unfinished run has left.
     """
-    for folder in pictures.draws:
+    for folder in folders:
         if folder.exists() and not folder.is_dir():
             raise WaferError(f"{folder} is a file; name a new folder for pictures")
         if folder.is_dir() and not (folder / MARK).is_file() and any(folder.iterdir()):

@@ -515,13 +515,19 @@ def evaluate(
 @app.command()
 def classify(
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGES...", help="Folder, pattern, list file or files.")
+        list[str],
+        typer.Argument(
+            metavar="IMAGES...",
+            help="Folder, pattern, list file or files; - reads a list from standard input.",
+        ),
     ],
     weights: Annotated[
         Path | None,
         typer.Option(help="Run folder, model file or bundle; else the workspace's model."),
     ] = None,
-    output: Annotated[Path, typer.Option(help="A .csv or .jsonl file.")] = Path("predictions.csv"),
+    output: Annotated[Path, typer.Option(help="A .csv, .jsonl or .parquet file.")] = Path(
+        "predictions.csv"
+    ),
     recursive: Annotated[bool, typer.Option("--recursive", help="Walk into sub-folders.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 16,
     device: Device = "auto",
@@ -532,6 +538,30 @@ def classify(
     where: Annotated[
         list[str] | None,
         typer.Option(help="Write only such rows: COLUMN=VALUE, as decision=review."),
+    ] = None,
+    all_boxes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also write every box: .json (COCO results) or .jsonl; on torch."
+        ),
+    ] = None,
+    min_confidence: Annotated[
+        float | None, typer.Option(help="Score of a box for --all-boxes; 0.25 by default.")
+    ] = None,
+    save_images: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="New folder for copies with box, class and confidence."),
+    ] = None,
+    crops: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="New folder for what is in the boxes, by class."),
+    ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="New folder for copies that show what made the model decide; 200 times slower.",
+        ),
     ] = None,
     force: Force = False,
     workspace: Where = None,
@@ -553,6 +583,11 @@ def classify(
             device=device,
             engine=engine,
             where=where or (),
+            all_boxes=all_boxes,
+            min_confidence=min_confidence,
+            save_images=save_images,
+            crops=crops,
+            explain=explain,
             force=force,
             progress=progress,
         )

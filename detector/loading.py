@@ -34,13 +34,17 @@ class Detector:
     checkpoint: Checkpoint
     model: CpuModel
 
+    def engine(self, *, above: float | None = None) -> TorchEngine:
+        """Return the network as an engine, which gives all boxes above a score if one is given."""
+        return TorchEngine(self.model, above=above)
+
     @property
     def predictor(self) -> Predictor:
         """Return the detector as the inference room wants it."""
         checkpoint = self.checkpoint
         return Predictor(
             model=checkpoint.label,
-            engine=TorchEngine(self.model),
+            engine=self.engine(),
             classes=checkpoint.classes,
             decide=decision_of(checkpoint.classes, checkpoint.decision),
             image_size=checkpoint.image_size,

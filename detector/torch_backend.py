@@ -17,22 +17,27 @@ __all__ = ["TORCH", "torch_backend"]
 TORCH = "torch"
 
 
-def torch_backend(device: str = "cpu") -> Backend:
-    """Return torch on a device as a backend; torch itself is imported where it is opened."""
+def torch_backend(device: str = "cpu", *, above: float | None = None) -> Backend:
+    """Return torch on a device as a backend; torch itself is imported where it is opened.
+
+    Args:
+        device: ``cpu`` or ``cuda:N``.
+        above: the score from which on all boxes are given too, 0 to 1; None for none.
+    """
     return Backend(
         name=TORCH,
         distribution="torch",
         module="wafer.detector.torch_backend",
         precisions=frozenset({"f32"}),
-        open=partial(_open, device=device),
+        open=partial(_open, device=device, above=above),
         reserve=True,
     )
 
 
-def _open(bundle: Bundle, _batch: int, *, device: str) -> Engine:
+def _open(bundle: Bundle, _batch: int, *, device: str, above: float | None) -> Engine:
     from wafer.detector.loading import load_detector
 
-    return load_detector(bundle.folder / WEIGHTS, device=device).predictor.engine
+    return load_detector(bundle.folder / WEIGHTS, device=device).engine(above=above)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writing rows as CSV or JSON lines: streamed, complete or not there, always the same bytes."""
+"""Writing rows as CSV, JSON lines or Parquet: complete or not there, always the same bytes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from wafer.datasets.errors import WaferError
 from wafer.datasets.image_names import safe_name
+from wafer.inference.all_boxes import BOX_SUFFIXES, BoxFile
+from wafer.inference.parquet import to_parquet
+from wafer.inference.pictures import Pictures, album, check_pictures
 from wafer.inference.records import Row
-from wafer.inference.sources import ImageInput, list_inputs
-from wafer.inference.unfinished import unfinished_output
+from wafer.inference.sources import ImageInput, list_inputs, spooled_stdin
+from wafer.inference.unfinished import Growing, unfinished_output
 
 __all__ = [
     "COLUMNS",
@@ -27,25 +31,28 @@ __all__ = [
     "check_output",
     "classify_to_file",
     "columns_wanted",
+    "is_wanted",
 ]
 
-COLUMNS = (
-    "image",
-    "xmin",
-    "ymin",
-    "xmax",
-    "ymax",
-    "class",
-    "confidence",
-    "decision",
-    "reason",
-    "error",
-    "class_code",
-    "sha256",
-    "model",
-)
+TYPES: Mapping[str, type[str | int | float]] = {
+    "image": str,
+    "xmin": float,
+    "ymin": float,
+    "xmax": float,
+    "ymax": float,
+    "class": str,
+    "confidence": float,
+    "decision": str,
+    "reason": str,
+    "error": str,
+    "class_code": int,
+    "sha256": str,
+    "model": str,
+}
+COLUMNS = tuple(TYPES)
 DECIMALS = {"xmin": 2, "ymin": 2, "xmax": 2, "ymax": 2, "confidence": 6}
-CSV, JSON_LINES = ".csv", ".jsonl"
+CSV, PARQUET = ".csv", ".parquet"
+SUFFIXES = (CSV, ".jsonl", PARQUET)
 PACKAGE = "wafer-defects"
 
 Classify = Callable[[Iterable[ImageInput]], Generator[Row, None, None]]
@@ -85,6 +92,8 @@ def classify_to_file(
     recursive: bool = False,
     batch: int = 16,
     where: Mapping[str, str] | None = None,
+    boxes: BoxFile | None = None,
+    pictures: Pictures | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
@@ -95,39 +104,56 @@ def classify_to_file(
     then the same, byte for byte. Boxes get 2 decimals, confidences 6.
 
     Args:
-        arguments: folders, patterns, list files, single files (`list_inputs`).
+        arguments: folders, patterns, list files, single files, ``-`` (`list_inputs`).
         classify: the model at work.
-        output: a ``.csv`` or ``.jsonl`` file; its folder is made where needed.
+        output: a ``.csv``, ``.jsonl`` or ``.parquet`` file; its folder is made where needed.
         model: all that decides about a row besides its image, in words.
         recursive: walk into sub-folders of folders.
         batch: inputs a call of the network, as ``classify`` takes them.
         where: values by column, as the CSV has them; other rows are counted, but not written.
-        force: replace ``output`` where it exists.
+        boxes: where all boxes of the rows that are written go.
+        pictures: what is drawn of the rows that are written.
+        force: replace ``output``, and the file of all boxes, where they exist.
         progress: called after each row; the inputs are counted for it first.
 
     Raises:
         DataError: an argument that means no image at all.
-        WaferError: the output exists, is of another kind, is being written, or cannot be.
+        WaferError: the output exists, is of another kind, is being written, or cannot be; or a
+            folder for pictures is not empty.
         WeightsError: the model gives no usable numbers.
     """
-    check_output(output, force=force)
-    total = None
-    if progress is not None:
-        total = sum(1 for _ in list_inputs(arguments, recursive=recursive))
-    inputs = list_inputs(arguments, recursive=recursive)
-    run = [*(os.fspath(a) for a in arguments), recursive, model, batch, where, version(PACKAGE)]
+    check_output(output, force=force, boxes=None if boxes is None else boxes.path)
+    if pictures is not None:
+        check_pictures(pictures.draws)
+    kept = partial(is_wanted, where=where or {})
+    files = [_growing(output), *([] if boxes is None else [boxes.growing()])]
+    run: list[object] = [*(os.fspath(a) for a in arguments), recursive, model, batch, where]
+    run += [version(PACKAGE), [os.fspath(file.path) for file in files[1:]]]
     start = time.monotonic()
     try:
-        with unfinished_output(output, run=run, batch=batch) as unfinished:
-            rest = unfinished.go_on(inputs, _header(output))
-            with closing(classify(rest)) as rows:
-                for row in rows:
-                    review = row.prediction is not None and row.prediction.decision == "review"
-                    text = _encode(row, output) if _is_wanted(row, where or {}) else b""
-                    unfinished.add(text, error=bool(row.error), review=review)
-                    if progress is not None:
-                        progress(unfinished.done.rows, total)
-            unfinished.complete()
+        with spooled_stdin(arguments) as stdin, album(pictures) as drawn:
+
+            def listed() -> Iterator[ImageInput]:
+                return drawn.outside(list_inputs(arguments, recursive=recursive, stdin=stdin))
+
+            total = None if progress is None else sum(1 for _ in listed())
+            run.append(drawn.words)
+            with unfinished_output(files, run=run, batch=batch) as unfinished:
+                rest = unfinished.go_on(listed())
+                rows = drawn.rows(rest, classify, before=unfinished.before, wanted=kept)
+                with closing(rows):
+                    for row in rows:
+                        texts = [b""] * len(files)
+                        if kept(row):
+                            texts[0] = _encode(row, output)
+                            if boxes is not None:
+                                texts[1] = boxes.encode(unfinished.done.rows + 1, row)
+                        review = row.prediction is not None and row.prediction.decision == "review"
+                        unfinished.add(texts, error=bool(row.error), review=review)
+                        if progress is not None:
+                            progress(unfinished.done.rows, total)
+                unfinished.complete()
+            drawn.complete()
     except OSError as error:
         reason = error.strerror or str(error)
         raise WaferError(
@@ -163,28 +189,45 @@ def columns_wanted(conditions: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def check_output(path: Path, *, force: bool) -> None:
-    """Refuse an output before any work is done for it.
+def check_output(path: Path, *, force: bool, boxes: Path | None = None) -> None:
+    """Refuse outputs before any work is done for them.
+
+    Args:
+        path: of the rows.
+        force: they may exist.
+        boxes: of all boxes.
 
     Raises:
-        WaferError: it exists and ``force`` is not given, is a folder, or ends neither in
-            ``.csv`` nor in ``.jsonl``.
+        WaferError: one exists and ``force`` is not given, is a folder, or ends in something else
+            than a format it can have; or both are one file.
     """
-    if path.suffix.lower() not in (CSV, JSON_LINES):
-        raise WaferError(f"{path}: the output must end in {CSV} or {JSON_LINES}")
+    _check_file(path, SUFFIXES, "--output", force)
+    if boxes is not None:
+        _check_file(boxes, BOX_SUFFIXES, "--all-boxes", force)
+        if os.path.realpath(path) == os.path.realpath(boxes):
+            raise WaferError(f"{path}: the rows and all boxes cannot be one file; name two")
+
+
+def is_wanted(row: Row, *, where: Mapping[str, str]) -> bool:
+    """Return whether a row has all these values, by column, as the CSV has them."""
+    values = _values(row)
+    return all(_cell(column, values[column]) == value for column, value in where.items())
+
+
+def _check_file(path: Path, suffixes: Sequence[str], option: str, force: bool) -> None:
+    if path.suffix.lower() not in suffixes:
+        known = " or ".join([", ".join(suffixes[:-1]), suffixes[-1]])
+        raise WaferError(f"{path}: {option} must end in {known}")
     if path.is_dir():
         raise WaferError(f"{path} is a folder; name a file in it")
     if path.exists() and not force:
-        raise WaferError(f"{path} exists; add --force to replace it, or name another --output")
+        raise WaferError(f"{path} exists; add --force to replace it, or name another {option}")
 
 
-def _header(path: Path) -> bytes:
-    return _csv_line(COLUMNS) if path.suffix.lower() == CSV else b""
-
-
-def _is_wanted(row: Row, where: Mapping[str, str]) -> bool:
-    values = _values(row)
-    return all(_cell(column, values[column]) == value for column, value in where.items())
+def _growing(path: Path) -> Growing:
+    if path.suffix.lower() == PARQUET:
+        return Growing(path, finished=partial(to_parquet, columns=TYPES))
+    return Growing(path, _csv_line(COLUMNS) if path.suffix.lower() == CSV else b"")
 
 
 def _encode(row: Row, path: Path) -> bytes:

@@ -8,22 +8,24 @@ import stat
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wafer.datasets.errors import ImageError, WeightsError
 from wafer.datasets.images import MAX_PIXELS, decode_bytes
 from wafer.datasets.records import Box
-from wafer.evaluation.records import Prediction
+from wafer.evaluation.records import Detection, Prediction
+from wafer.inference.occlusion import heat_map
 from wafer.inference.preprocess import Letterboxed, letterbox, to_original
 from wafer.inference.records import Predictor, Row
 from wafer.inference.sources import ImageInput
 
-__all__ = ["MAX_BYTES", "answer", "classify"]
+__all__ = ["MAX_BYTES", "answer", "classify", "read_bytes"]
 
 MAX_BYTES = 8 * MAX_PIXELS
 """A larger file is refused unread: so much takes the largest image that may be decoded."""
@@ -126,7 +128,7 @@ def _prepare(item: ImageInput, *, predictor: Predictor) -> Prepared | Row:
         if item.error or name != item.name:
             reason = item.error or "a file name that is not UTF-8; rename the file"
             raise ImageError(name, reason)
-        data = _read(item.path)
+        data = read_bytes(item.path)
         digest = hashlib.sha256(data).hexdigest()
         image = decode_bytes(data, name, colour=predictor.colour, white_level=predictor.white_level)
     except ImageError as error:
@@ -135,8 +137,12 @@ def _prepare(item: ImageInput, *, predictor: Predictor) -> Prepared | Row:
     return Prepared(name, digest, letterbox(image, predictor.image_size))
 
 
-def _read(path: Path) -> bytes:
-    """Return the content of a regular file; a pipe or a device might never end."""
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a regular file; a pipe or a device might never end.
+
+    Raises:
+        ImageError: it is none, too large, or cannot be read.
+    """
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -162,28 +168,43 @@ def _answer(ready: Sequence[Prepared | Row], predictor: Predictor) -> Iterator[R
 def _infer(items: Sequence[Prepared], predictor: Predictor) -> Iterator[Row]:
     if not items:
         return
-    images = np.stack([item.pixels.image for item in items])
-    boxes, classes, scores, _ = predictor.engine.infer(images)
+    answers = predictor.engine.infer(np.stack([item.pixels.image for item in items]))
     names = predictor.classes.detector_names
     for position, item in enumerate(items):
-        score, corners = float(scores[position].max()), boxes[position]
-        if not (0 <= score <= 1 and np.isfinite(corners).all()):
+        score, corners = float(answers.scores[position].max()), answers.boxes[position]
+        found = () if answers.found is None else answers.found[position]
+        if not (0 <= score <= 1 and np.isfinite(corners).all() and np.isfinite(found).all()):
             raise WeightsError(
                 f"the model {predictor.model} gives no usable numbers for {item.name!r} "
                 f"(score {score}); its file is damaged or its training diverged"
             )
-        name = names[classes[position]]
-        whole = predictor.classes[name].kind == "whole_image"
-        box = _full_frame(item.pixels) if whole else to_original(corners, item.pixels)
-        answer = predictor.decide(score, name, box)
+        name = names[answers.classes[position]]
+        answer = predictor.decide(score, name, _box(corners, name, item, predictor))
         prediction = Prediction(image=item.name, **answer._asdict())
-        yield Row(
+        row = Row(
             image=item.name,
             model=predictor.model,
             sha256=item.sha256,
             prediction=prediction,
             class_code=predictor.classes[prediction.class_name].code,
+            detections=tuple(_detection(each, item, predictor) for each in found),
         )
+        if predictor.explain is not None and predictor.explain(row):
+            label = int(answers.classes[position])
+            heat = heat_map(predictor.engine, item.pixels, label=label, score=score)
+            row = replace(row, heat=heat)
+        yield row
+
+
+def _detection(found: NDArray[np.float32], item: Prepared, predictor: Predictor) -> Detection:
+    name = predictor.classes.detector_names[int(found[5])]
+    box = _box(found[:4], name, item, predictor)
+    return Detection(item.name, box, name, min(1.0, float(found[4])))
+
+
+def _box(corners: NDArray[np.floating], name: str, item: Prepared, predictor: Predictor) -> Box:
+    whole = predictor.classes[name].kind == "whole_image"
+    return _full_frame(item.pixels) if whole else to_original(corners, item.pixels)
 
 
 def _full_frame(pixels: Letterboxed) -> Box:

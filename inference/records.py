@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wafer.datasets.classes import ClassTable
 from wafer.datasets.records import Box
 from wafer.evaluation.calibration import Answer
-from wafer.evaluation.records import Prediction
+from wafer.evaluation.records import Detection, Prediction
 
 __all__ = ["Decide", "Engine", "Predictor", "Row", "TopOne"]
 
@@ -24,12 +24,15 @@ class TopOne(NamedTuple):
     (N, 4); ``classes`` positions in ``ClassTable.detector_names``, shape (N,); ``scores`` the
     highest score of each class over all boxes, 0 to 1, shape (N, classes). ``features`` are what
     the head was given, pooled over the image, shape (N, features); None where nobody asked.
+    ``found`` are the boxes of each image that survive NMS, best first: corners, score and class,
+    shape (boxes, 6); None where nobody asked.
     """
 
     boxes: NDArray[np.floating]
     classes: NDArray[np.integer]
     scores: NDArray[np.floating]
     features: NDArray[np.float32] | None = None
+    found: Sequence[NDArray[np.float32]] | None = None
 
     @classmethod
     def of(
@@ -37,9 +40,10 @@ class TopOne(NamedTuple):
         boxes: NDArray[np.floating],
         scores: NDArray[np.floating],
         features: NDArray[np.float32] | None = None,
+        found: Sequence[NDArray[np.float32]] | None = None,
     ) -> TopOne:
         """Return the answer of a network; the class is that of the highest score."""
-        return cls(boxes, scores.argmax(axis=1), scores, features)
+        return cls(boxes, scores.argmax(axis=1), scores, features, found)
 
 
 class Engine(Protocol):
@@ -69,7 +73,8 @@ class Predictor:
 
     ``model`` is the label in the output, such as ``yolov5n-694634a01063``. ``image_size`` is the
     side of the letterboxed input in pixels; ``colour`` and ``white_level`` say how files are
-    decoded (`wafer.datasets.images.decode_image`).
+    decoded (`wafer.datasets.images.decode_image`). ``explain`` says of a row whether its heat is
+    wanted; None for no row.
     """
 
     model: str
@@ -79,6 +84,7 @@ class Predictor:
     image_size: int
     colour: bool
     white_level: int
+    explain: Callable[[Row], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +93,8 @@ class Row:
 
     ``image`` is the name of the input, ``class_code`` the code of the predicted class, ``sha256``
     the digest of the file's content (empty where it could not be read), ``model`` the label of
-    the model of the run.
+    the model of the run. ``detections`` are all boxes, best first, where the engine gave them;
+    ``heat`` says what made the model decide, where that was wanted (`wafer.inference.occlusion`).
 
     Raises:
         ValueError: both a prediction and an error, or neither.
@@ -99,6 +106,8 @@ class Row:
     prediction: Prediction | None = None
     class_code: int | None = None
     error: str = ""
+    detections: tuple[Detection, ...] = ()
+    heat: NDArray[np.float32] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if (self.prediction is None) == (not self.error):

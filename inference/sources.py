@@ -1,20 +1,26 @@
-"""Which images a command means: folders, patterns, list files, single files."""
+"""Which images a command means: folders, patterns, list files, single files, standard input."""
 
 from __future__ import annotations
 
 import glob
 import os
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import BinaryIO
 
 from wafer.datasets.errors import DataError, Fault
 from wafer.datasets.images import IMAGE_SUFFIXES
 
-__all__ = ["LIST_SUFFIX", "ImageInput", "list_inputs"]
+__all__ = ["LIST_SUFFIX", "STDIN", "ImageInput", "list_inputs", "spooled_stdin"]
 
 LIST_SUFFIX = ".txt"
+STDIN = "-"
 ANYWHERE = "**"
 
 
@@ -31,8 +37,19 @@ class ImageInput:
     error: str = ""
 
 
+@contextmanager
+def spooled_stdin(arguments: Sequence[Path | str]) -> Iterator[BinaryIO | None]:
+    """Keep standard input in a temporary file, where an argument is ``-``: it is read only once."""
+    if STDIN not in [os.fspath(argument) for argument in arguments] or sys.stdin is None:
+        yield None
+        return
+    with TemporaryFile() as spool:
+        shutil.copyfileobj(sys.stdin.buffer, spool)
+        yield spool
+
+
 def list_inputs(
-    arguments: Sequence[Path | str], *, recursive: bool = False
+    arguments: Sequence[Path | str], *, recursive: bool = False, stdin: BinaryIO | None = None
 ) -> Iterator[ImageInput]:
     """Return the images that the arguments mean, in their order, found as they are asked for.
 
@@ -45,6 +62,8 @@ def list_inputs(
       matches, folder by folder. Names are as a shell would give them;
     * a list file (``.txt``): one path a line, relative to the list file; empty lines are skipped.
       Names are the lines;
+    * ``-``: the lines of standard input, read as those of a list file, but relative to the current
+      folder;
     * anything else: a single file, named as given.
 
     Hidden files and folders (leading dot) are left out of folders and patterns, and links to
@@ -55,24 +74,31 @@ def list_inputs(
     Args:
         arguments: at least one.
         recursive: walk into sub-folders of folders.
+        stdin: what ``-`` means (`spooled_stdin`); it is read from its beginning, by one at a time.
 
     Raises:
         DataError: an argument that means no image at all, such as an empty folder; all such
             arguments together, and before the first image is listed.
     """
     texts = [os.fspath(argument) for argument in arguments]
-    faults = [fault for text in texts if (fault := _fault(text, recursive))]
+    faults = [fault for text in texts if (fault := _fault(text, recursive, stdin))]
     if not texts:
         faults = [Fault(file="input", problem="nothing is named", remedy="name images or a folder")]
     if faults:
         raise DataError(faults)
     several = len(texts) > 1
-    return (found for text in texts for found in _expand(text, recursive, several))
+    return (found for text in texts for found in _expand(text, recursive, several, stdin))
 
 
-def _expand(text: str, recursive: bool, several: bool) -> Iterator[ImageInput]:
+def _expand(
+    text: str, recursive: bool, several: bool, stdin: BinaryIO | None
+) -> Iterator[ImageInput]:
     path = Path(text)
-    if _is_folder(path):
+    if text == STDIN:
+        if stdin is not None:
+            stdin.seek(0)
+            yield from _lines(stdin, Path())
+    elif _is_folder(path):
         root = os.path.realpath(path)
         for found in _images_in(_walk(path) if recursive else [path], "*"):
             name = found.name if several else found.path.relative_to(path).as_posix()
@@ -93,11 +119,13 @@ def _way_out(path: Path, root: str) -> str:
     return "a link to a file outside the folder; name that file, or its folder"
 
 
-def _fault(text: str, recursive: bool) -> Fault | None:
+def _fault(text: str, recursive: bool, stdin: BinaryIO | None) -> Fault | None:
     """Return why an argument means no image, or None."""
     path = Path(text)
     suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-    if _is_folder(path):
+    if text == STDIN:
+        problem, remedy = "no path on standard input", "write one image path a line to it"
+    elif _is_folder(path):
         problem = f"no image in this folder ({suffixes})"
         remedy = "name another folder" if recursive else "look into sub-folders with --recursive"
     elif _is_pattern(text):
@@ -111,7 +139,7 @@ def _fault(text: str, recursive: bool) -> Fault | None:
             return Fault(file=text, problem="no such list file", remedy="check the name")
     else:
         return None
-    found = next(_expand(text, recursive, several=False), None)
+    found = next(_expand(text, recursive, False, stdin), None)
     return Fault(file=text, problem=problem, remedy=remedy) if found is None else None
 
 
@@ -196,14 +224,18 @@ def _has_image_suffix(name: str) -> bool:
 
 def _listed(path: Path) -> Iterator[ImageInput]:
     try:
-        # Bytes, because a file name need not be UTF-8.
         with path.open("rb") as lines:
-            for number, line in enumerate(lines):
-                text = line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
-                name = os.fsdecode(text.rstrip(b"\r\n"))
-                if name.strip():
-                    yield ImageInput(path.parent / name, _forward(name))
+            yield from _lines(lines, path.parent)
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
         fault = Fault(file=str(path), problem=problem, remedy="check the list file")
         raise DataError([fault]) from error
+
+
+def _lines(lines: BinaryIO, folder: Path) -> Iterator[ImageInput]:
+    # Bytes, because a file name need not be UTF-8.
+    for number, line in enumerate(lines):
+        text = line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
+        name = os.fsdecode(text.rstrip(b"\r\n"))
+        if name.strip():
+            yield ImageInput(folder / name, _forward(name))

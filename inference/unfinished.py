@@ -3,7 +3,8 @@
 Two hidden files lie beside the output. ``.NAME.rows`` is its beginning; ``.NAME.journal`` says how
 much of it is certain: a JSON line that names the run, then one for each piece, with the rows,
 bytes, errors and rows to review up to its end, and a digest of its inputs (names, sizes, times of
-change). Rows reach the disk before the line that vouches for them.
+change). Rows reach the disk before the line that vouches for them. An output in several files has
+one journal, beside the first of them, and a ``.NAME.rows`` for each.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -25,18 +26,36 @@ from wafer.datasets.errors import WaferError
 from wafer.datasets.files import sync_folder
 from wafer.inference.sources import ImageInput
 
-__all__ = ["Piece", "Unfinished", "unfinished_output"]
+__all__ = ["Growing", "Piece", "Unfinished", "held", "unfinished_output"]
 
 PIECE_SECONDS = 1.0
 """So much work is lost at a kill, and what is in flight."""
 
 
+@dataclass(frozen=True, slots=True)
+class Growing:
+    """A file of an output: its place, its first bytes, and what makes it of its rows.
+
+    ``finished`` is given the rows, complete, and returns the file that becomes the output, the
+    rows themselves or another one beside them.
+    """
+
+    path: Path
+    header: bytes = b""
+    finished: Callable[[Path], Path] | None = None
+
+    @property
+    def rows(self) -> Path:
+        """Return the place of its beginning."""
+        return self.path.with_name(f".{self.path.name}.rows")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """Totals at the end of a piece, and a digest of its own inputs."""
+    """Totals at the end of a piece, bytes by file, and a digest of its own inputs."""
 
     rows: int = 0
-    bytes: int = 0
+    sizes: Sequence[int] = ()
     errors: int = 0
     review: int = 0
     inputs: str = ""
@@ -48,9 +67,16 @@ class Unfinished:
     ``done`` are the totals so far, ``before`` the rows that an earlier run had left.
     """
 
-    def __init__(self, path: Path, rows: BinaryIO, journal: BinaryIO, run: str, batch: int) -> None:
-        self.path = path
-        self._rows, self._journal, self._batch = rows, journal, batch
+    def __init__(
+        self,
+        files: Sequence[Growing],
+        handles: Sequence[BinaryIO],
+        journal: BinaryIO,
+        run: str,
+        batch: int,
+    ) -> None:
+        self._files, self._handles = files, handles
+        self._journal, self._batch = journal, batch
         self._first = _line({"run": run})
         self._pulled: deque[bytes] = deque()
         self._digest = hashlib.sha256()
@@ -63,12 +89,11 @@ class Unfinished:
         """Return whether the journal vouches for any row."""
         return os.fstat(self._journal.fileno()).st_size > len(self._first)
 
-    def go_on(self, inputs: Iterator[ImageInput], header: bytes) -> Iterator[ImageInput]:
+    def go_on(self, inputs: Iterator[ImageInput]) -> Iterator[ImageInput]:
         """Return the inputs without a row, each noted as it is taken.
 
         Args:
             inputs: all inputs of the run.
-            header: the first bytes of the output.
         """
         kept: list[Piece] = []
         again: Sequence[ImageInput] = ()
@@ -79,19 +104,20 @@ class Unfinished:
                 break  # an image came, went or changed: from here on it is another output
             kept.append(piece)
             again = ()
-        self._cut(kept, header)
+        self._cut(kept)
         self.before = self.done.rows
         return self._noting(chain(again, inputs))
 
-    def add(self, row: bytes, *, error: bool, review: bool) -> None:
-        """Add the row of the next input; it counts as soon as its piece is on disk."""
-        self._rows.write(row)
+    def add(self, texts: Sequence[bytes], *, error: bool, review: bool) -> None:
+        """Add what each file says of the next input; it counts as soon as its piece is on disk."""
+        for handle, text in zip(self._handles, texts, strict=True):
+            handle.write(text)
         self._digest.update(self._pulled.popleft())
         done = self.done
         self.done = replace(
             done,
             rows=done.rows + 1,
-            bytes=done.bytes + len(row),
+            sizes=[size + len(text) for size, text in zip(done.sizes, texts, strict=True)],
             errors=done.errors + error,
             review=done.review + review,
         )
@@ -100,14 +126,20 @@ class Unfinished:
             self._note()
 
     def complete(self) -> None:
-        """Rename the rows, all of them, to the output."""
-        _flush(self._rows)
-        _rows(self.path).replace(self.path)
-        sync_folder(self.path.parent)
-        _journal(self.path).unlink()
+        """Make the files of all their rows, and rename them to the output, the first one last."""
+        for handle in self._handles:
+            _flush(handle)
+        made = [f.rows if f.finished is None else f.finished(f.rows) for f in self._files]
+        for file, source in reversed(list(zip(self._files, made, strict=True))):
+            source.replace(file.path)
+            sync_folder(file.path.parent)
+        _journal(self._files[0].path).unlink()
+        for file in self._files:
+            file.rows.unlink(missing_ok=True)
 
     def _note(self) -> None:
-        _flush(self._rows)
+        for handle in self._handles:
+            _flush(handle)
         self.done = replace(self.done, inputs=self._digest.hexdigest())
         self._journal.write(_line(asdict(self.done)))
         _flush(self._journal)
@@ -121,7 +153,7 @@ class Unfinished:
 
     def _pieces(self) -> Iterator[Piece]:
         """Yield the pieces that are on disk in full, if they are of this run."""
-        size = _rows(self.path).stat().st_size
+        there = [os.fstat(handle.fileno()).st_size for handle in self._handles]
         self._journal.seek(0)
         lines = self._journal.read().split(b"\n")[:-1]  # what has no line end was cut off
         if not lines or lines[0] + b"\n" != self._first:
@@ -131,33 +163,34 @@ class Unfinished:
                 piece = Piece(**json.loads(line))
             except (ValueError, TypeError):  # a disk that lost what it had promised to keep
                 return
-            if piece.bytes > size:
+            if any(size > found for size, found in zip(piece.sizes, there, strict=True)):
                 return
             yield piece
 
-    def _cut(self, kept: Sequence[Piece], header: bytes) -> None:
+    def _cut(self, kept: Sequence[Piece]) -> None:
         """Leave nothing behind the last piece that is kept."""
         lines = [self._first, *(_line(asdict(piece)) for piece in kept)]
         self._journal.truncate(sum(map(len, lines)) if kept else 0)
         _flush(self._journal)
-        if kept:
-            self.done = kept[-1]
-            self._rows.truncate(self.done.bytes)
-            return
-        self.done = Piece(bytes=len(header))
-        self._rows.truncate(0)
-        self._rows.write(header)
-        self._journal.write(self._first)
+        self.done = kept[-1] if kept else Piece(sizes=[len(file.header) for file in self._files])
+        for file, handle, size in zip(self._files, self._handles, self.done.sizes, strict=True):
+            handle.truncate(size if kept else 0)
+            if not kept:
+                handle.write(file.header)
+        if not kept:
+            self._journal.write(self._first)
 
 
 @contextmanager
-def unfinished_output(path: Path, *, run: Sequence[object], batch: int) -> Iterator[Unfinished]:
+def unfinished_output(
+    files: Sequence[Growing], *, run: Sequence[object], batch: int
+) -> Iterator[Unfinished]:
     """Open the beginning of an output, or what an earlier run left of it.
 
     It is left where it is unless `Unfinished.complete` was reached, or it holds no row.
 
     Args:
-        path: the output; its folder is made where needed.
+        files: at least one; their folders are made where needed.
         run: what decides about the rows besides the inputs; an output of another run is begun anew.
         batch: inputs a call of the network.
 
@@ -165,26 +198,39 @@ def unfinished_output(path: Path, *, run: Sequence[object], batch: int) -> Itera
         WaferError: another process is writing this output.
         OSError: the disk is full or fails.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(json.dumps(run).encode()).hexdigest()
-    with _journal(path).open("a+b") as journal, _rows(path).open("a+b") as rows:
-        try:
-            fcntl.lockf(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(journal.fileno()), _journal(path).stat()):
-                raise BlockingIOError  # another process began and ended in between
-        except OSError as error:
-            raise WaferError(f"{path}: another process is writing it; name another") from error
-        unfinished = Unfinished(path, rows, journal, name, batch)
+    with ExitStack() as opened:
+        journal = opened.enter_context(held(_journal(files[0].path), files[0].path))
+        handles = [opened.enter_context(held(file.rows, file.path)) for file in files]
+        unfinished = Unfinished(files, handles, journal, name, batch)
         try:
             yield unfinished
         finally:
             if not unfinished.holds_pieces:
-                _rows(path).unlink(missing_ok=True)
-                _journal(path).unlink(missing_ok=True)
+                for hidden in (*(file.rows for file in files), _journal(files[0].path)):
+                    hidden.unlink(missing_ok=True)
 
 
-def _rows(path: Path) -> Path:
-    return path.with_name(f".{path.name}.rows")
+@contextmanager
+def held(hidden: Path, path: Path) -> Iterator[BinaryIO]:
+    """Open a hidden file of an output for this process alone; an empty one does not stay.
+
+    Raises:
+        WaferError: another process has opened it.
+    """
+    hidden.parent.mkdir(parents=True, exist_ok=True)
+    with hidden.open("a+b") as handle:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(handle.fileno()), hidden.stat()):
+                raise BlockingIOError  # another process began and ended in between
+        except OSError as error:
+            raise WaferError(f"{path}: another process is writing it; name another") from error
+        try:
+            yield handle
+        finally:
+            if not os.fstat(handle.fileno()).st_size:
+                hidden.unlink(missing_ok=True)
 
 
 def _journal(path: Path) -> Path:

@@ -1,12 +1,14 @@
 """Bundles of a real network: every engine answers as torch does, and torch is not needed."""
 
 import csv
+import json
 import os
 import shutil
 import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
+from math import ceil, floor
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from wafer.datasets.errors import DataError, WeightsError
+from wafer.datasets.errors import DataError, WaferError, WeightsError
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
+from wafer.detector import classification
 from wafer.detector.classification import classify_images
 from wafer.detector.deployed import DeployedModel
 from wafer.detector.exporting import export_model, golden_of
@@ -29,6 +33,7 @@ from wafer.detector.torch_backend import torch_backend
 from wafer.inference.bundle import GOLDEN, SUMS, TOLERANCES, WEIGHTS, Bundle, open_bundle, sums_of
 from wafer.inference.engines.backend import Backend
 from wafer.inference.engines.choosing import BACKENDS, check_bundle
+from wafer.inference.engines.onnx_runtime import ONNX_RUNTIME
 from wafer.inference.engines.open_vino import OPEN_VINO
 from wafer.inference.golden import Tolerance
 from wafer.inference.registry import current_bundle, promote
@@ -151,6 +156,11 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
+def opened(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
+
+
 CLASSIFY = """
 import sys
 from wafer.cli import app
@@ -200,6 +210,90 @@ def test_a_promoted_bundle_classifies_without_torch(
                 if one[column]:
                     limit = 1e-3 if column == "confidence" else 0.05
                     assert abs(float(one[column]) - float(other[column])) <= limit
+
+
+@pytest.mark.slow
+def test_all_boxes_of_a_bundle_are_those_of_torch_and_begin_with_the_row(
+    workspace: Workspace, exported: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classification, "choose_backend", lambda _, backends, **__: backends[-1])
+    images = sorted(map(str, workspace.images.iterdir()))[:12]
+    found = {}
+    for name, weights in (("bundle", exported.folder), ("file", SHIPPED)):
+        path = tmp_path / f"{name}.jsonl"
+        done = classify_images(
+            images,
+            weights=weights,
+            output=tmp_path / f"{name}.csv",
+            device="cpu",
+            all_boxes=path,
+            min_confidence=0.05,
+        )
+        assert (done.rows, done.errors) == (12, 0)
+        found[name] = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for ours, theirs in zip(found["bundle"], found["file"], strict=True):
+        assert (ours["image"], ours["boxes"]) == (theirs["image"], theirs["boxes"])
+    assert max(len(line["boxes"]) for line in found["bundle"]) > 1
+    answered = 0
+    for row, line in zip(rows(tmp_path / "bundle.csv"), found["bundle"], strict=True):
+        scores = [box["confidence"] for box in line["boxes"]]
+        assert scores == sorted(scores, reverse=True)
+        assert all(score > 0.05 for score in scores)
+        if row["xmin"] and float(row["confidence"]) > 0.05:
+            answered += 1
+            assert line["boxes"][0] == {
+                **{name: float(row[name]) for name in ("xmin", "ymin", "xmax", "ymax")},
+                "class": row["class"],
+                "confidence": float(row["confidence"]),
+                "class_code": int(row["class_code"]),
+            }
+    assert answered > 4
+    for engine, options, message in (
+        ("openvino", {"all_boxes": tmp_path / "b.json"}, "runs on torch; leave out --engine open"),
+        ("auto", {"min_confidence": 0.5}, "goes with --all-boxes FILE"),
+        ("auto", {"all_boxes": tmp_path / "b.json", "min_confidence": 1.5}, "between 0 and 1, not"),
+        ("auto", {"crops": tmp_path / "c", "explain": tmp_path / "c"}, "one folder for two kinds"),
+    ):
+        with pytest.raises(WaferError, match=message):
+            classify_images(
+                [str(workspace.images)],
+                weights=exported.folder,
+                output=tmp_path / "p.csv",
+                engine=engine,
+                **options,
+            )
+
+
+@pytest.mark.slow
+def test_pictures_are_made_of_what_processes_answer(
+    workspace: Workspace, exported: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classification, "choose_backend", lambda *_, **__: ONNX_RUNTIME)
+    paths = sorted(workspace.images.iterdir())[:3]
+    classify_images(
+        list(map(str, paths)),
+        weights=exported.folder,
+        output=tmp_path / "p.csv",
+        batch=2,
+        save_images=tmp_path / "images",
+        crops=tmp_path / "crops",
+        explain=tmp_path / "why",
+    )
+    for folder in ("images", "why"):
+        assert sorted(p.name[:7] for p in (tmp_path / folder).iterdir()) == [
+            f"00000{number}_" for number in range(1, 4)
+        ]
+    boxes = {f"{n:06d}": row for n, row in enumerate(rows(tmp_path / "p.csv"), 1) if row["xmin"]}
+    crops = {path.name[:6]: path for path in (tmp_path / "crops").rglob("*.png")}
+    assert crops.keys() == boxes.keys()
+    for number, row in boxes.items():
+        corners = [float(row[name]) for name in ("xmin", "ymin", "xmax", "ymax")]
+        size = [ceil(corners[2]) - floor(corners[0]), ceil(corners[3]) - floor(corners[1])]
+        assert list(reversed(opened(crops[number]).shape)) == size
+        assert crops[number].parent.name == row["class"]
+    for path in (tmp_path / "why").iterdir():  # heat is colour, and the images are grey
+        coloured, copy = (opened(tmp_path / name / path.name) for name in ("why", "images"))
+        assert (np.ptp(coloured, axis=2) > 20).sum() > (np.ptp(copy, axis=2) > 20).sum() + 200
 
 
 @pytest.mark.slow

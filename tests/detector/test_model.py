@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from wafer.datasets.errors import WeightsError
+from wafer.datasets.records import Box
 from wafer.detector.architecture import build_model, fill_model, start_from, tensor_shapes
 from wafer.detector.model import TorchEngine, all_boxes, forward, top_one
 
@@ -60,6 +61,45 @@ def test_the_engine_takes_grey_and_colour(channels: int, shape: tuple[int, ...])
     assert found.scores.shape == (2, 3)
     alone = TorchEngine(model).infer(images[1:])
     np.testing.assert_allclose(found.boxes[1:], alone.boxes, atol=1e-3)
+
+
+def suppressed(decoded: np.ndarray, above: float) -> list[tuple[float, ...]]:
+    """YOLOv5's detect.py in plain words: best class, above a score, best first, IoU to 0.45."""
+    kept: list[tuple[float, ...]] = []
+    x, y, width, height, *scores = decoded
+    order = np.argsort(-np.max(scores, axis=0), kind="stable")
+    for at in order[np.max(scores, axis=0)[order] > above]:
+        label = int(np.argmax([score[at] for score in scores]))
+        half = width[at] / 2, height[at] / 2
+        box = Box(x[at] - half[0], y[at] - half[1], x[at] + half[0], y[at] + half[1])
+        if not any(k[5] == label and box.iou(Box(*k[:4])) > 0.45 for k in kept):
+            kept.append((*box.corners, float(scores[label][at]), label))
+    return kept
+
+
+@pytest.mark.parametrize("above", [0.0, 0.25, 0.9, 1.0])
+def test_all_boxes_above_a_score_are_those_that_yolov5_shows(above: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    decoded = torch.rand(3, 4 + 2, 150, generator=generator)
+    decoded[:, :2] *= 64
+    decoded[:, 2:4] = decoded[:, 2:4] * 20 + 1
+    decoded[1, 4:] *= 0.2  # an image without a good box
+    network = torch.nn.Module()
+    network.model = torch.nn.ModuleList([torch.nn.Identity()])
+    network.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward_to_head(images: torch.Tensor) -> torch.Tensor:
+        network.model[0]([images])
+        return decoded
+
+    network.forward = forward_to_head
+    answers = TorchEngine(network, above=above).infer(np.zeros((3, 64, 64), np.uint8))
+    assert answers.found is not None
+    for row in range(3):
+        expected = suppressed(decoded[row].double().numpy(), above)
+        np.testing.assert_allclose(answers.found[row], np.reshape(expected, (-1, 6)), atol=1e-4)
+    assert len(answers.found[1]) == 0 or above == 0
+    assert TorchEngine(network).infer(np.zeros((3, 64, 64), np.uint8)).found is None
 
 
 def test_grey_as_three_equal_channels_is_the_same_network_with_its_filters_summed() -> None:

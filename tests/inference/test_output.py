@@ -11,12 +11,14 @@ import shutil
 import struct
 import tracemalloc
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -24,6 +26,7 @@ from PIL import Image
 from wafer.datasets.classes import ClassTable, DefectClass
 from wafer.datasets.errors import DataError, WaferError, WeightsError
 from wafer.evaluation.calibration import PlattMap, decide
+from wafer.inference import output, unfinished
 from wafer.inference.output import (
     COLUMNS,
     Classify,
@@ -32,6 +35,7 @@ from wafer.inference.output import (
     classify_to_file,
     columns_wanted,
 )
+from wafer.inference.parquet import to_parquet
 from wafer.inference.pipeline import classify
 from wafer.inference.records import Predictor, Row, TopOne
 from wafer.inference.sources import ImageInput
@@ -166,6 +170,115 @@ def test_json_lines_hold_the_same(images: Path) -> None:
     ]
     assert rows[2]["error"] == "an empty file (0 bytes)"
     assert rows[2]["class"] is None and rows[2]["class_code"] is None
+
+
+def parquet_of(folder: Path, **options: Any) -> Path:
+    run("images", output=str(folder / "out.parquet"), **options)
+    return folder / "out.parquet"
+
+
+def test_parquet_holds_what_json_lines_do_with_types(images: Path, tmp_path: Path) -> None:
+    broken_files(images)
+    for name in ("a.png", "=1.png", 'q",\n.png', "ウエハ.png"):
+        (images / name).write_bytes(png(204, 51))
+    (images / "b.png").write_bytes(png(0, 0))
+    run("images", output="out.jsonl")
+    lines = Path("out.jsonl").read_text("utf-8").splitlines()
+    table = parquet.read_table(parquet_of(tmp_path))
+    assert table.to_pylist() == [json.loads(line) for line in lines]
+    assert table.column_names == list(COLUMNS)
+    assert {name: str(table.schema.field(name).type) for name in COLUMNS} == {
+        **dict.fromkeys(COLUMNS, "large_string"),
+        **dict.fromkeys(("xmin", "ymin", "xmax", "ymax", "confidence"), "double"),
+        "class_code": "int64",
+    }
+    (tmp_path / "other [1]").mkdir()
+    again = parquet_of(tmp_path / "other [1]", threads=1)
+    assert again.read_bytes() == (tmp_path / "out.parquet").read_bytes()
+    assert [p.name for p in tmp_path.iterdir() if p.name[0] == "."] == []
+    none = parquet.read_table(parquet_of(tmp_path, where=["class=gone"], force=True))
+    assert none.num_rows == 0
+    assert none.schema == table.schema
+
+
+def test_a_disk_that_is_full_at_its_end_is_an_error_and_the_rows_are_kept(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unfinished, "PIECE_SECONDS", 0.0)
+    random = np.random.default_rng(0)
+    names = [random.bytes(40).hex() for _ in range(2000)]
+    (images / "list.txt").write_text("\n".join(names))
+
+    def short_errors(inputs: Iterable[ImageInput]) -> Generator[Row, None, None]:
+        for item in inputs:
+            yield Row(image=item.name, model="m", error="e")
+
+    def limited(rows: Path, columns: Mapping[str, type]) -> Path:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+        return to_parquet(rows, columns)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with monkeypatch.context() as patch:
+        patch.setattr(output, "to_parquet", limited)
+        try:
+            with pytest.raises(WaferError, match=r"out\.parquet cannot be written"):
+                run("images/list.txt", output="out.parquet", classifier=short_errors)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not Path("out.parquet").exists()
+    assert run("images/list.txt", output="out.parquet", classifier=short_errors).before == 2000
+    assert parquet.read_table("out.parquet")["image"].to_pylist() == names
+    assert sorted(path.name for path in Path().iterdir()) == ["images", "out.parquet"]
+
+
+def given_on_stdin(monkeypatch: pytest.MonkeyPatch, lines: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
+
+
+def test_a_list_on_standard_input_is_relative_to_the_current_folder(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        (images / name).write_bytes(png(204, 51))
+    given_on_stdin(monkeypatch, b"images/b.png\r\n\nimages/\xff.png\nimages/a.png")
+    seen: list[tuple[int, int | None]] = []
+    run("images/c.png", "-", progress=lambda done, total: seen.append((done, total)))
+    assert [row["image"] for row in read()] == [
+        *("images/c.png", "images/b.png", "images/\\xff.png", "images/a.png")
+    ]
+    assert [row["class"] for row in read()] == ["scratch", "scratch", "", "scratch"]
+    assert seen[-1] == (4, 4)
+    given_on_stdin(monkeypatch, b"\n\n")
+    with pytest.raises(DataError, match="-: no path on standard input; write one image path"):
+        run("-", output="other.csv")
+
+
+def test_a_list_on_standard_input_is_gone_on_with_and_another_one_is_noticed(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unfinished, "PIECE_SECONDS", 0.0)
+    names = [f"images/{number}.png" for number in range(40)]
+    for name in names:
+        Path(name).write_bytes(png(204, 51))
+
+    def stopping(inputs: Iterable[ImageInput]) -> Generator[Row, None, None]:
+        for number, row in enumerate(classify(inputs, PREDICTOR, batch=4)):
+            if number == 30:
+                raise KeyboardInterrupt
+            yield row
+
+    def gone_on(given: list[str]) -> int:
+        given_on_stdin(monkeypatch, "\n".join(names).encode())
+        with pytest.raises(KeyboardInterrupt):
+            run("-", classifier=stopping, batch=4, force=True)
+        given_on_stdin(monkeypatch, "\n".join(given).encode())
+        before = run("-", batch=4, force=True).before
+        assert [row["image"] for row in read()] == given
+        return before
+
+    assert gone_on(names) == 28
+    assert gone_on([*names[:10], *names[11:]]) == 8
+    assert gone_on(names[::-1]) == 0
 
 
 def broken_files(folder: Path) -> dict[str, str]:
@@ -381,7 +494,7 @@ def test_an_existing_output_is_kept_without_force(images: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("out.parquet", r"must end in \.csv or \.jsonl"),
+        ("out.txt", r"must end in \.csv, \.jsonl or \.parquet"),
         ("folder.csv", "is a folder"),
         ("file/out.csv", "cannot be written"),
     ],

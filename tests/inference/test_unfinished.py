@@ -15,7 +15,7 @@ from wafer.inference import unfinished
 from wafer.inference.output import Summary, classify_to_file
 from wafer.inference.records import Row
 from wafer.inference.sources import ImageInput
-from wafer.inference.unfinished import unfinished_output
+from wafer.inference.unfinished import Growing, unfinished_output
 
 NUMBER, BATCH = 23, 4
 SHARE = st.just(1.0) | st.floats(0, 1)
@@ -159,8 +159,8 @@ def test_two_runs_do_not_write_one_output(images: Path) -> None:
     script = f"""
 import sys
 from pathlib import Path
-from wafer.inference.unfinished import unfinished_output
-with unfinished_output(Path({str(images.parent / "out.csv")!r}), run=[], batch=1):
+from wafer.inference.unfinished import Growing, unfinished_output
+with unfinished_output([Growing(Path({str(images.parent / "out.csv")!r}))], run=[], batch=1):
     print("running", flush=True)
     sys.stdin.read()
 """
@@ -172,6 +172,6 @@ with unfinished_output(Path({str(images.parent / "out.csv")!r}), run=[], batch=1
             run(images)
         other.communicate(b"")
     assert run(images).rows == NUMBER
-    with unfinished_output(images.parent / "out.csv", run=[], batch=1):
+    with unfinished_output([Growing(images.parent / "out.csv")], run=[], batch=1):
         pass
     assert hidden(images) == []

@@ -69,7 +69,7 @@ def test_importing_a_room_loads_no_heavy_library(room: str) -> None:
     code = (
         f"import sys, wafer.{room}\n"
         "heavy = 'torch torchvision ultralytics cv2 matplotlib sklearn pandas'.split()\n"
-        "heavy += ['onnx', 'onnxruntime', 'openvino']\n"
+        "heavy += ['onnx', 'onnxruntime', 'openvino', 'polars']\n"
         "print(sorted(set(heavy) & set(sys.modules)))"
     )
     out = subprocess.run(

@@ -1,0 +1,83 @@
+"""Every box that a model found, as COCO results or JSON lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from wafer.datasets.classes import ClassTable
+from wafer.evaluation.records import Detection
+from wafer.inference.records import Row
+from wafer.inference.unfinished import Growing
+
+__all__ = ["BOX_SUFFIXES", "BoxFile"]
+
+COCO, JSON_LINES = ".json", ".jsonl"
+BOX_SUFFIXES = (COCO, JSON_LINES)
+HEADER, FOOTER = b"[", b"\n]\n"
+
+
+class BoxFile:
+    """A file of all boxes; its ending decides the format.
+
+    ``.json`` is COCO's list of results, an object for each box. Categories have the numbers of
+    `wafer convert --to coco`; an image has its place among the inputs, from 1, as ``image_id``, and
+    its name as ``file_name``. ``.jsonl`` has a line for each image, also for those without a box
+    and those that could not be read.
+    """
+
+    def __init__(self, path: Path, classes: ClassTable) -> None:
+        self.path, self._classes = path, classes
+        self._coco = path.suffix.lower() == COCO
+
+    def growing(self) -> Growing:
+        """Return the file as one that grows."""
+        return Growing(self.path, HEADER, _closed) if self._coco else Growing(self.path)
+
+    def encode(self, number: int, row: Row) -> bytes:
+        """Return what the file says of an input, whose place is ``number``."""
+        if self._coco:
+            objects = [self._result(number, found) for found in row.detections]
+            return "".join(f"\n{_json(each)}," for each in objects).encode()
+        line = {
+            "image": row.image,
+            "boxes": [self._box(found) for found in row.detections],
+            "error": row.error or None,
+            "sha256": row.sha256 or None,
+            "model": row.model,
+        }
+        return f"{_json(line)}\n".encode()
+
+    def _result(self, number: int, found: Detection) -> dict[str, Any]:
+        box = found.box
+        return {
+            "image_id": number,
+            "file_name": found.image,
+            "category_id": self._classes.detector_index(found.class_name),
+            "bbox": [round(value, 2) for value in (box.xmin, box.ymin, box.width, box.height)],
+            "score": round(found.score, 6),
+        }
+
+    def _box(self, found: Detection) -> dict[str, Any]:
+        corners = zip(("xmin", "ymin", "xmax", "ymax"), found.box.corners, strict=True)
+        return {
+            **{name: round(value, 2) for name, value in corners},
+            "class": found.class_name,
+            "confidence": round(found.score, 6),
+            "class_code": self._classes[found.class_name].code,
+        }
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=False, allow_nan=False)
+
+
+def _closed(rows: Path) -> Path:
+    """End a list whose objects have a comma each."""
+    with rows.open("r+b") as handle:
+        handle.seek(0, 2)
+        if handle.tell() > len(HEADER):
+            handle.truncate(handle.seek(-1, 2))
+        handle.write(FOOTER)
+    return rows

@@ -128,10 +128,10 @@ def classify_to_file(
     kept = partial(is_wanted, where=where or {})
     files = [_growing(output), *([] if boxes is None else [boxes.growing()])]
     run: list[object] = [*(os.fspath(a) for a in arguments), recursive, model, batch, where]
-    run += [version(PACKAGE), [os.fspath(file.path) for file in files[1:]]]
+    run += [version(PACKAGE), [os.path.realpath(file.path) for file in files]]
     start = time.monotonic()
     try:
-        with spooled_stdin(arguments) as stdin, album(pictures) as drawn:
+        with spooled_stdin(arguments) as stdin, album(pictures, run=run) as drawn:
 
             def listed() -> Iterator[ImageInput]:
                 return drawn.outside(list_inputs(arguments, recursive=recursive, stdin=stdin))

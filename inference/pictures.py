@@ -1,13 +1,15 @@
 """Pictures of rows, in folders of the user: numbered files, the same ones after a stop.
 
 A folder is new or empty when a run begins. Until the run is complete a hidden file in it says whose
-it is, by a word that the journal of the output knows too; so the same command goes on with it, and
-another one never takes pictures of somebody else for its own.
+it is, by a word that the journal of the output knows too. The same command goes on with it; another
+one begins the folder anew under another word, so that neither takes the other's pictures for its
+own.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -79,15 +81,20 @@ def check_pictures(folders: Iterable[Path]) -> None:
 
 
 @contextmanager
-def album(pictures: Pictures | None) -> Iterator[Album]:
+def album(pictures: Pictures | None, *, run: Sequence[object]) -> Iterator[Album]:
     """Open the folders for pictures, which `check_pictures` has let pass, for this process alone.
+
+    Args:
+        pictures: those that are wanted, None for none.
+        run: what tells the run from others.
 
     Raises:
         WaferError: another process is filling one of them, or it cannot be made.
     """
     draws = {} if pictures is None else pictures.draws
+    owner = hashlib.sha256(json.dumps(run).encode()).hexdigest()
     with ExitStack() as stack:
-        folders = [stack.enter_context(_opened(folder)) for folder in draws]
+        folders = [stack.enter_context(_opened(folder, owner)) for folder in draws]
         yield Album(pictures, folders)
 
 
@@ -209,12 +216,18 @@ class _Folder:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Folder]:
+def _opened(path: Path, owner: str) -> Iterator[_Folder]:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise WaferError(f"{path} cannot be made ({reason}); name another folder") from error
     with held(path / MARK, path) as mark:
         mark.seek(0)
         word = mark.read().decode("ascii", "replace")
-        if not word:
-            word = secrets.token_hex(16)
+        if not word.startswith(owner):
+            word = f"{owner} {secrets.token_hex(8)}"
+            mark.truncate(0)
             mark.write(word.encode("ascii"))
             mark.flush()
             os.fsync(mark.fileno())

@@ -73,6 +73,7 @@ def run(
     where: dict[str, str] | None = None,
     recursive: bool = False,
     model: str = "m",
+    output: str = "out.csv",
     before: Callable[[ImageInput], None] = lambda item: None,
 ) -> Summary:
     def rows(inputs: Iterable[ImageInput]) -> Generator[Row, None, None]:
@@ -86,7 +87,7 @@ def run(
     return classify_to_file(
         arguments,
         rows,
-        Path("out.csv"),
+        Path(output),
         model=model,
         batch=BATCH,
         recursive=recursive,
@@ -215,6 +216,22 @@ def test_stopped_and_gone_on_with_the_pictures_are_those_of_one_run(
     assert files("copies", "crops") == resumed
 
 
+def test_two_runs_that_were_stopped_over_one_folder_do_not_mix_their_pictures(images: Path) -> None:
+    many(images)
+    run("images")
+    whole = files("copies", "crops")
+    for name in ("copies", "crops"):
+        shutil.rmtree(name)
+    save(Path("others/x.png"), 98)
+    with pytest.raises(Stop):
+        run("images", stop=18)
+    with pytest.raises(Stop):
+        run(*["others/x.png"] * 20, stop=17, output="other.csv")
+    assert len(files("copies")) == 1 + 17
+    assert run("images").before == 0
+    assert files("copies", "crops") == whole
+
+
 def test_a_folder_with_something_in_it_is_left_alone(images: Path) -> None:
     save(images / "a.png", 1)
     Path("copies").mkdir()
@@ -227,6 +244,8 @@ def test_a_folder_with_something_in_it_is_left_alone(images: Path) -> None:
     Path("file").write_text("mine")
     with pytest.raises(WaferError, match="file is a file"):
         run("images", draws={"file": annotated})
+    with pytest.raises(WaferError, match=r"file/x cannot be made \(Not a directory\)"):
+        run("images", draws={"file/x": annotated})
     Path("empty").mkdir()
     run("images", draws={"empty": annotated})
     assert list(files("empty")) == ["empty/000001_a.png"]

@@ -239,7 +239,7 @@ def _pixels(drawn: Sequence[Sample], *, workspace: Workspace, image_size: int) -
     if not found:
         raise WeightsError(
             f"int8 is calibrated on training images of known class, and {workspace.table} has none "
-            f"that can be read; label some, or export with --precision bf16 or f32"
+            "that can be read; label some, or export with --precision bf16 or f32"
         )
     return np.stack([pixels.image for pixels in found])
 

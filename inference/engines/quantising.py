@@ -22,6 +22,7 @@ from wafer.inference.engines.open_vino import fold_constants, openvino, save
 
 __all__ = ["nncf_version", "quantise"]
 
+DISTRIBUTION = "nncf"
 NO_OPERATION = {"Constant", "Parameter", "Result"}
 
 
@@ -32,7 +33,7 @@ def nncf_version() -> str:
         WeightsError: it is not installed.
     """
     try:
-        return version("nncf")
+        return version(DISTRIBUTION)
     except PackageNotFoundError as error:
         raise WeightsError(
             "--precision int8 needs the package nncf; run `pip install 'wafer-defects[int8]'`"

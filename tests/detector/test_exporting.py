@@ -1,12 +1,14 @@
 """Bundles of a real network: every engine answers as torch does, and torch is not needed."""
 
 import csv
+import logging
 import os
 import shutil
 import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from wafer.cli import app
 from wafer.datasets.errors import DataError, WeightsError
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
+from wafer.detector import quantising
 from wafer.detector.classification import classify_images
 from wafer.detector.deployed import DeployedModel
 from wafer.detector.exporting import export_model, golden_of
@@ -26,7 +31,17 @@ from wafer.detector.loading import choose_model, load_detector
 from wafer.detector.model import all_boxes, top_one
 from wafer.detector.prediction import load_letterboxed
 from wafer.detector.torch_backend import torch_backend
-from wafer.inference.bundle import GOLDEN, SUMS, TOLERANCES, WEIGHTS, Bundle, open_bundle, sums_of
+from wafer.inference.bundle import (
+    FILES,
+    GOLDEN,
+    SUMS,
+    TOLERANCES,
+    WEIGHTS,
+    Bundle,
+    open_bundle,
+    sums_of,
+)
+from wafer.inference.engines import quantising as engines_quantising
 from wafer.inference.engines.backend import Backend
 from wafer.inference.engines.choosing import BACKENDS, check_bundle
 from wafer.inference.engines.open_vino import OPEN_VINO
@@ -108,6 +123,80 @@ def test_bf16_is_within_what_its_bundle_says(
         found = engine.infer(pixels).scores
     exact = load_detector(SHIPPED, device="cpu").predictor.engine.infer(pixels).scores
     assert 1e-4 < np.abs(found - exact).max() < 0.05
+
+
+@pytest.mark.slow
+def test_int8_is_exported_promoted_and_classified_with(
+    workspace: Workspace,
+    exported: Bundle,
+    pixels: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    caplog.set_level(logging.INFO)
+    bundle = export_model(workspace, SHIPPED, precision="int8")
+    about = bundle.description
+    assert about.precision == "int8"
+    assert about.tolerance == Tolerance(score=0.05, box=4.0)
+    assert about.metrics["int8_agreement"] == 1.0
+    assert about.metrics["int8_recall_loss"] == 0.0
+    assert about.versions["export"]["nncf"] == version("nncf")
+    sizes = [(b.folder / "model.bin").stat().st_size for b in (bundle, exported)]
+    assert sizes[0] < 0.6 * sizes[1]
+    assert {p.name for p in bundle.folder.iterdir()} == {*FILES, SUMS}
+    golden = bundle.golden()
+    assert golden.decided.sum() >= len(golden) // 2
+
+    promote(workspace.models, bundle.digest, check=check_bundle)
+    summary = classify_images(
+        [str(workspace.images)], workspace=workspace.root, output=tmp_path / "int8.csv"
+    )
+    assert summary.errors == 0
+    assert "engine onnxruntime not used: does not compute in int8" in caplog.messages
+    classify_images([str(workspace.images)], weights=exported.folder, output=tmp_path / "f32.csv")
+    ours, exact = rows(tmp_path / "int8.csv"), rows(tmp_path / "f32.csv")
+    assert {row["model"] for row in ours} == {bundle.label}
+    same = [a["class"] == b["class"] for a, b in zip(ours, exact, strict=True)]
+    assert sum(same) >= 46
+    assert ours != exact
+    with pytest.raises(WeightsError, match="does not compute in int8"):
+        classify_images(["a.png"], weights=bundle.folder, output=tmp_path / "n", engine="torch")
+
+
+@pytest.mark.slow
+def test_an_int8_network_that_answers_otherwise_is_refused_and_nothing_stays(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answers(network: Path, truth: dict[str, str], **_: object) -> dict[str, str]:
+        if network.parent.name.startswith(".export-"):
+            return dict(truth)
+        image = next(image for image, name in truth.items() if name == "BEOL")
+        return {**truth, image: "scratch"}
+
+    monkeypatch.setattr(quantising, "quantise", lambda *_, **__: None)
+    monkeypatch.setattr(quantising, "_answers", answers)
+    before = sorted(workspace.models.rglob("*"))
+    with pytest.raises(WeightsError) as caught:
+        export_model(workspace, SHIPPED, precision="int8")
+    said = str(caught.value).splitlines()
+    assert said[0].startswith("the int8 network is refused")
+    assert [line.split()[0] for line in said[2:-1] if line.endswith("*")] == ["BEOL", "all"]
+    assert "--precision bf16 or f32" in said[-1]
+    assert [p for p in sorted(workspace.models.rglob("*")) if p.name != ".lock"] == before
+
+
+def test_without_nncf_the_extra_to_install_is_named(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines_quantising, "DISTRIBUTION", "no-such-package")
+    arguments = ["export", str(SHIPPED), "--precision", "int8"]
+    done = CliRunner().invoke(app, [*arguments, "--workspace", str(workspace.root)])
+    assert done.exit_code == 1
+    assert done.stderr.splitlines() == [
+        "wafer: --precision int8 needs the package nncf; run `pip install 'wafer-defects[int8]'`"
+    ]
 
 
 @pytest.mark.slow

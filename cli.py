@@ -587,8 +587,9 @@ def export(
 
     bundle = export_model(_workspace(workspace), model, precision=precision)
     if precision == "int8":
-        agreement = bundle.description.metrics["int8_agreement"]
-        _note(f"int8 answers {agreement:.1%} of the validation images as f32 does")
+        about = bundle.description.metrics
+        agreement, images = about["int8_agreement"], about["int8_images"]
+        _note(f"int8 answers {agreement:.1%} of {images:.0f} validation images as f32 does")
     _note(f"next: `wafer promote {bundle.digest[:12]}` to classify with it")
     typer.echo(bundle.folder)
 

@@ -189,7 +189,11 @@ def _in_int8(folder: Path, workspace: Workspace, detector: Detector) -> dict[str
         )
         for suffix in (".xml", ".bin"):
             made.with_suffix(suffix).replace((folder / OPENVINO).with_suffix(suffix))
-    return {"int8_agreement": shift.overall.agreement, "int8_recall_loss": shift.recall_loss}
+    return {
+        "int8_images": float(shift.overall.images),
+        "int8_agreement": shift.overall.agreement,
+        "int8_recall_loss": shift.recall_loss,
+    }
 
 
 def _is_decided(decoded: torch.Tensor, tolerance: Tolerance) -> bool:

@@ -142,6 +142,8 @@ def test_int8_is_exported_promoted_and_classified_with(
     assert about.tolerance == Tolerance(score=0.05, box=4.0)
     assert about.metrics["int8_agreement"] == 1.0
     assert about.metrics["int8_recall_loss"] == 0.0
+    val = [sample for sample in workspace.samples() if sample.split == "val"]
+    assert about.metrics["int8_images"] == len(val)
     assert about.versions["export"]["nncf"] == version("nncf")
     sizes = [(b.folder / "model.bin").stat().st_size for b in (bundle, exported)]
     assert sizes[0] < 0.6 * sizes[1]
@@ -155,14 +157,18 @@ def test_int8_is_exported_promoted_and_classified_with(
     )
     assert summary.errors == 0
     assert "engine onnxruntime not used: does not compute in int8" in caplog.messages
-    classify_images([str(workspace.images)], weights=exported.folder, output=tmp_path / "f32.csv")
-    ours, exact = rows(tmp_path / "int8.csv"), rows(tmp_path / "f32.csv")
-    assert {row["model"] for row in ours} == {bundle.label}
-    same = [a["class"] == b["class"] for a, b in zip(ours, exact, strict=True)]
-    assert sum(same) >= 46
-    assert ours != exact
+    assert [row["model"] for row in rows(tmp_path / "int8.csv")] == [bundle.label] * 48
+    answers = []
+    for each in (bundle, exported):
+        with closing(OPEN_VINO.open(each, 16)) as engine:
+            answers.append(engine.infer(pixels))
+    int8, f32 = answers
+    clear = f32.scores.max(axis=1) > 0.5
+    assert clear.sum() > 24
+    np.testing.assert_array_equal(int8.classes[clear], f32.classes[clear])
+    assert 0.005 < np.abs(int8.scores - f32.scores).max() < 0.3
     with pytest.raises(WeightsError, match="does not compute in int8"):
-        classify_images(["a.png"], weights=bundle.folder, output=tmp_path / "n", engine="torch")
+        classify_images(["a"], weights=bundle.folder, output=tmp_path / "n.csv", engine="torch")
 
 
 @pytest.mark.slow

@@ -72,6 +72,7 @@ def export_model(workspace: Workspace, model: Path, *, precision: Precision = "f
     Raises:
         WeightsError: no such model, a damaged one, or no image to look at; for int8 also NNCF that
             is not installed, images that are missing, or answers that moved too far.
+        ImageError: for int8, a validation image that cannot be decoded.
     """
     tools = {"nncf": nncf_version()} if precision == "int8" else {}
     path = choose_model(workspace, weights=model)

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from wafer.datasets.classes import ClassTable
 from wafer.datasets.errors import ImageError, WeightsError
+from wafer.datasets.images import decode_image
 from wafer.datasets.records import Sample
 from wafer.datasets.workspace import Workspace
-from wafer.detector.prediction import load_letterboxed
 from wafer.evaluation.answers import true_classes
 from wafer.inference.engines.open_vino import OpenVinoEngine
 from wafer.inference.engines.quantising import quantise
 from wafer.inference.pipeline import classify
+from wafer.inference.preprocess import letterbox
 from wafer.inference.records import Predictor
 from wafer.inference.sources import ImageInput
 
@@ -183,17 +184,18 @@ def quantise_network(
 
     Raises:
         WeightsError: more moved than may, images are missing, or NNCF is not installed.
+        ImageError: a validation image cannot be decoded.
     """
     classes = predictor.classes
     drawn = calibration_draw(samples, classes=classes)
     judges = _judges(samples, workspace=workspace, classes=classes)
-    pixels = _pixels(drawn, workspace=workspace, image_size=predictor.image_size)
+    pixels = _pixels(drawn, workspace=workspace, predictor=predictor)
     quantise(source, target, pixels, may_be_int8=may_be_int8)
     f32, int8 = (
         _answers(path, judges, workspace=workspace, predictor=predictor)
         for path in (source, target)
     )
-    shift = shift_between([judges[image] for image in f32], f32.values(), int8.values())
+    shift = shift_between(judges.values(), f32, int8)
     if not shift.passes:
         raise WeightsError(
             "the int8 network is refused: it answers validation images otherwise than f32\n"
@@ -230,31 +232,39 @@ def _judges(
     return found
 
 
-def _pixels(drawn: Sequence[Sample], *, workspace: Workspace, image_size: int) -> NDArray[np.uint8]:
+def _pixels(
+    drawn: Sequence[Sample], *, workspace: Workspace, predictor: Predictor
+) -> NDArray[np.uint8]:
     """Return the images as the network sees them, those that cannot be decoded left out."""
     found = []
     for sample in drawn:
         with suppress(ImageError):
-            found.append(load_letterboxed(sample.image, workspace=workspace, image_size=image_size))
+            pixels = decode_image(
+                workspace.image_path(sample.image),
+                colour=predictor.colour,
+                white_level=predictor.white_level,
+            )
+            found.append(letterbox(pixels, predictor.image_size).image)
     if not found:
         raise WeightsError(
             f"int8 is calibrated on training images of known class, and {workspace.table} has none "
             "that can be read; label some, or export with --precision bf16 or f32"
         )
-    return np.stack([pixels.image for pixels in found])
+    return np.stack(found)
 
 
 def _answers(
     network: Path, images: Iterable[str], *, workspace: Workspace, predictor: Predictor
-) -> dict[str, str]:
-    """Return the class that a network answers for each image that can be decoded."""
+) -> list[str]:
+    """Return the class that a network answers for each image, as `wafer classify` does."""
+    answers = []
     with closing(OpenVinoEngine(network, batch=BATCH, precision="int8")) as engine:
-        rows = classify(
-            [ImageInput(workspace.image_path(image), image) for image in images],
-            replace(predictor, engine=engine),
-            batch=BATCH,
-        )
-        return {row.image: row.prediction.class_name for row in rows if row.prediction is not None}
+        inputs = [ImageInput(workspace.image_path(image), image) for image in images]
+        for row in classify(inputs, replace(predictor, engine=engine), batch=BATCH):
+            if row.prediction is None:
+                raise ImageError(workspace.image_path(row.image), row.error)
+            answers.append(row.prediction.class_name)
+    return answers
 
 
 def _none_class(classes: ClassTable) -> str | None:

@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wafer.datasets.errors import DataError, Fault, WeightsError
+from wafer.datasets.errors import DataError, Fault
 from wafer.datasets.images import decode_image
 from wafer.datasets.records import Sample
 from wafer.datasets.workspace import Workspace, dataset_hash, select
-from wafer.detector.loading import Detector, choose_model, load_detector
+from wafer.detector.loading import Detector, check_classes, choose_model, load_detector
 from wafer.detector.prediction import Scored, score_samples
 from wafer.evaluation.records import Prediction
 from wafer.evaluation.report import write_report
@@ -60,7 +60,7 @@ def evaluate_model(
         DataError: no labelled image in the split, or faults in the workspace.
     """
     detector = load_detector(choose_model(workspace, weights=weights), device=device)
-    _check_classes(detector, workspace)
+    check_classes(detector, workspace)
     selection = select(workspace.true_samples(), split)
     samples = selection.samples
     if not samples:
@@ -132,12 +132,3 @@ def _predictions(detector: Detector, scored: Sequence[Scored]) -> list[Predictio
         name, box, confidence, decision, reason = decide(row.score, row.class_name, row.box)
         predictions.append(Prediction(row.image, box, name, confidence, decision, reason))
     return predictions
-
-
-def _check_classes(detector: Detector, workspace: Workspace) -> None:
-    theirs, ours = detector.checkpoint.classes, workspace.classes
-    if theirs.names != ours.names:
-        raise WeightsError(
-            f"the model {detector.checkpoint.label} knows the classes {', '.join(theirs.names)}, "
-            f"the workspace {', '.join(ours.names)}; train one here with `wafer train`"
-        )

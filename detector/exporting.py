@@ -6,9 +6,11 @@ import io
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch  # noqa: TID253
@@ -20,7 +22,8 @@ from wafer.datasets.images import decode_image
 from wafer.datasets.records import Sample
 from wafer.datasets.workspace import Workspace
 from wafer.detector.deployed import DeployedModel, best_boxes, pooled
-from wafer.detector.loading import choose_model, load_detector
+from wafer.detector.loading import Detector, check_classes, choose_model, load_detector
+from wafer.detector.quantising import quantise_network
 from wafer.detector.runs import Run, versions
 from wafer.inference.bundle import (
     DESCRIPTION,
@@ -35,13 +38,14 @@ from wafer.inference.bundle import (
     Precision,
 )
 from wafer.inference.engines.onnx_runtime import OUTPUTS
-from wafer.inference.engines.open_vino import onnx_to_openvino
+from wafer.inference.engines.open_vino import OpenVinoEngine, onnx_to_openvino
+from wafer.inference.engines.quantising import nncf_version
 from wafer.inference.golden import Golden, Tolerance
 from wafer.inference.preprocess import letterbox
 from wafer.inference.registry import add_bundle
 from wafer.weights.checkpoint import Checkpoint
 
-__all__ = ["export_model", "golden_of"]
+__all__ = ["export_model", "golden_of", "int8_golden"]
 
 OPSET = 17
 GOLDEN_IMAGES = 32
@@ -56,23 +60,30 @@ def export_model(workspace: Workspace, model: Path, *, precision: Precision = "f
     """Make a bundle of a model in the models folder of a workspace.
 
     Its golden images are those of the validation images, class by class, on which the model
-    decides clearly. Exported again with the same tools, the same model over the same images gives
-    the same bundle.
+    decides clearly. Exported again with the same tools on the same processor, the same model over
+    the same images gives the same bundle.
 
     Args:
-        workspace: whose images are the golden ones.
+        workspace: whose images are the golden ones, and for int8 those it is calibrated on and
+            compared with f32.
         model: a run folder or model file.
-        precision: what engines compute in, ``f32`` or ``bf16``.
+        precision: what engines compute in, ``f32``, ``bf16`` or ``int8``.
 
     Raises:
-        WeightsError: no such model, a damaged one, or no image to look at.
+        WeightsError: no such model, a damaged one, or no image to look at; for int8 also NNCF that
+            is not installed, images that are missing, or answers that moved too far.
+        ImageError: for int8, a validation image that cannot be decoded.
     """
+    tools = {"nncf": nncf_version()} if precision == "int8" else {}
     path = choose_model(workspace, weights=model)
     detector = load_detector(path, device="cpu")
+    if precision == "int8":
+        check_classes(detector, workspace)
     checkpoint = detector.checkpoint
+    tolerance = TOLERANCES[precision]
     network = DeployedModel(detector.model.to(memory_format=torch.contiguous_format))
     images = _golden_candidates(workspace, checkpoint)
-    golden = golden_of(network, images, TOLERANCES[precision])
+    golden = golden_of(network, images, tolerance)
     description = Description(
         architecture=checkpoint.architecture,
         classes=checkpoint.classes.classes,
@@ -81,13 +92,13 @@ def export_model(workspace: Workspace, model: Path, *, precision: Precision = "f
         white_level=checkpoint.white_level,
         preprocessing=dict(PREPROCESSING),
         precision=precision,
-        tolerance=TOLERANCES[precision],
+        tolerance=tolerance,
         golden_images=len(golden),
         decision=checkpoint.decision,
         dataset_hash=checkpoint.dataset_hash,
         metrics=_metrics(model),
         training=dict(checkpoint.training),
-        versions={"training": dict(checkpoint.versions), "export": _tools()},
+        versions={"training": dict(checkpoint.versions), "export": {**_tools(), **tools}},
         weights_sha256=checkpoint.digest,
         licence=checkpoint.licence,
         provenance=checkpoint.provenance,
@@ -97,8 +108,13 @@ def export_model(workspace: Workspace, model: Path, *, precision: Precision = "f
         shutil.copyfile(path, folder / WEIGHTS)
         (folder / ONNX).write_bytes(_graph(network, images[:2]))
         onnx_to_openvino(folder / ONNX, folder / OPENVINO)
-        (folder / GOLDEN).write_bytes(golden.to_bytes())
-        (folder / DESCRIPTION).write_bytes(description.to_bytes())
+        answers, about = golden, description
+        if precision == "int8":
+            shift = _in_int8(folder, workspace, detector)
+            answers = int8_golden(golden, folder / OPENVINO, tolerance)
+            about = description.model_copy(update={"metrics": {**description.metrics, **shift}})
+        (folder / GOLDEN).write_bytes(answers.to_bytes())
+        (folder / DESCRIPTION).write_bytes(about.to_bytes())
 
     return add_bundle(workspace.models, fill)
 
@@ -128,6 +144,57 @@ def golden_of(network: DeployedModel, images: Pixels, tolerance: Tolerance) -> G
         features=features,
         decided=decided[chosen],
     )
+
+
+def int8_golden(golden: Golden, network: Path, tolerance: Tolerance) -> Golden:
+    """Return golden images with the answers of a network of eight bits instead.
+
+    Decided are those that both networks decide alike: what float32 has no rival for, and where
+    eight bits give the same class by more than twice the tolerance, and nearly the same box.
+
+    Args:
+        golden: with the answers of the float32 network.
+        network: an .xml file of OpenVINO.
+        tolerance: of the bundle.
+    """
+    with closing(OpenVinoEngine(network, batch=len(golden), precision="int8")) as engine:
+        answer = engine.infer(golden.images)
+    assert answer.features is not None
+    best = answer.scores.max(axis=1, keepdims=True)
+    alone = (answer.scores >= best - 2 * tolerance.score).sum(axis=1) == 1
+    same = answer.classes == golden.scores.argmax(axis=1)
+    near = (np.abs(answer.boxes - golden.boxes) <= tolerance.box).all(axis=1)
+    return Golden(
+        images=golden.images,
+        boxes=answer.boxes,
+        scores=answer.scores,
+        features=answer.features,
+        decided=golden.decided & alone & same & near,
+    )
+
+
+def _in_int8(folder: Path, workspace: Workspace, detector: Detector) -> dict[str, float]:
+    """Put a network of eight bits in the place of the float32 one, and return what that moved."""
+    # Nodes are named after their layers, of which the last is the head.
+    layers = tuple(f"/model/model.{number}/" for number in range(len(detector.model.model) - 1))
+
+    with TemporaryDirectory(dir=folder) as scratch:
+        made = Path(scratch, OPENVINO)
+        shift = quantise_network(
+            folder / OPENVINO,
+            made,
+            workspace=workspace,
+            samples=workspace.samples(),
+            predictor=detector.predictor,
+            may_be_int8=lambda name: name.startswith(layers),
+        )
+        for suffix in (".xml", ".bin"):
+            made.with_suffix(suffix).replace((folder / OPENVINO).with_suffix(suffix))
+    return {
+        "int8_images": float(shift.overall.images),
+        "int8_agreement": shift.overall.agreement,
+        "int8_recall_loss": shift.recall_loss,
+    }
 
 
 def _is_decided(decoded: torch.Tensor, tolerance: Tolerance) -> bool:

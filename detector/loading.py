@@ -20,7 +20,7 @@ from wafer.inference.registry import named_bundle
 from wafer.weights.checkpoint import Checkpoint, read_checkpoint
 from wafer.weights.manifest import shipped
 
-__all__ = ["MODEL_FILE", "Detector", "choose_model", "load_detector"]
+__all__ = ["MODEL_FILE", "Detector", "check_classes", "choose_model", "load_detector"]
 
 MODEL_FILE = Path("weights", "best.safetensors")
 """Where a run folder keeps its model."""
@@ -106,3 +106,17 @@ def load_detector(path: Path, *, device: str = "auto") -> Detector:
     if target.type == "cpu":
         model = model.to(memory_format=torch.channels_last)
     return Detector(checkpoint, model)
+
+
+def check_classes(detector: Detector, workspace: Workspace) -> None:
+    """Check that a detector knows the classes of a workspace.
+
+    Raises:
+        WeightsError: it knows others.
+    """
+    theirs, ours = detector.checkpoint.classes, workspace.classes
+    if theirs.names != ours.names:
+        raise WeightsError(
+            f"the model {detector.checkpoint.label} knows the classes {', '.join(theirs.names)}, "
+            f"the workspace {', '.join(ours.names)}; train one here with `wafer train`"
+        )

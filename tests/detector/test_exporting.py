@@ -2,12 +2,14 @@
 
 import csv
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
+from importlib.metadata import version
 from math import ceil, floor
 from pathlib import Path
 
@@ -17,11 +19,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
+from wafer.cli import app
 from wafer.datasets.errors import DataError, WaferError, WeightsError
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
-from wafer.detector import classification
+from wafer.detector import classification, quantising
 from wafer.detector.classification import classify_images
 from wafer.detector.deployed import DeployedModel
 from wafer.detector.exporting import export_model, golden_of
@@ -30,7 +34,17 @@ from wafer.detector.loading import choose_model, load_detector
 from wafer.detector.model import all_boxes, top_one
 from wafer.detector.prediction import load_letterboxed
 from wafer.detector.torch_backend import torch_backend
-from wafer.inference.bundle import GOLDEN, SUMS, TOLERANCES, WEIGHTS, Bundle, open_bundle, sums_of
+from wafer.inference.bundle import (
+    FILES,
+    GOLDEN,
+    SUMS,
+    TOLERANCES,
+    WEIGHTS,
+    Bundle,
+    open_bundle,
+    sums_of,
+)
+from wafer.inference.engines import quantising as engines_quantising
 from wafer.inference.engines.backend import Backend
 from wafer.inference.engines.choosing import BACKENDS, check_bundle
 from wafer.inference.engines.onnx_runtime import ONNX_RUNTIME
@@ -113,6 +127,86 @@ def test_bf16_is_within_what_its_bundle_says(
         found = engine.infer(pixels).scores
     exact = load_detector(SHIPPED, device="cpu").predictor.engine.infer(pixels).scores
     assert 1e-4 < np.abs(found - exact).max() < 0.05
+
+
+@pytest.mark.slow
+def test_int8_is_exported_promoted_and_classified_with(
+    workspace: Workspace,
+    exported: Bundle,
+    pixels: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    caplog.set_level(logging.INFO)
+    bundle = export_model(workspace, SHIPPED, precision="int8")
+    about = bundle.description
+    assert about.precision == "int8"
+    assert about.tolerance == Tolerance(score=0.05, box=4.0)
+    assert about.metrics["int8_agreement"] == 1.0
+    assert about.metrics["int8_recall_loss"] == 0.0
+    val = [sample for sample in workspace.samples() if sample.split == "val"]
+    assert about.metrics["int8_images"] == len(val)
+    assert about.versions["export"]["nncf"] == version("nncf")
+    sizes = [(b.folder / "model.bin").stat().st_size for b in (bundle, exported)]
+    assert sizes[0] < 0.6 * sizes[1]
+    assert {p.name for p in bundle.folder.iterdir()} == {*FILES, SUMS}
+    golden = bundle.golden()
+    assert golden.decided.sum() >= len(golden) // 2
+
+    promote(workspace.models, bundle.digest, check=check_bundle)
+    summary = classify_images(
+        [str(workspace.images)], workspace=workspace.root, output=tmp_path / "int8.csv"
+    )
+    assert summary.errors == 0
+    assert "engine onnxruntime not used: does not compute in int8" in caplog.messages
+    assert [row["model"] for row in rows(tmp_path / "int8.csv")] == [bundle.label] * 48
+    answers = []
+    for each in (bundle, exported):
+        with closing(OPEN_VINO.open(each, 16)) as engine:
+            answers.append(engine.infer(pixels))
+    int8, f32 = answers
+    clear = f32.scores.max(axis=1) > 0.5
+    assert clear.sum() > 24
+    np.testing.assert_array_equal(int8.classes[clear], f32.classes[clear])
+    assert 0.005 < np.abs(int8.scores - f32.scores).max() < 0.3
+    with pytest.raises(WeightsError, match="does not compute in int8"):
+        classify_images(["a"], weights=bundle.folder, output=tmp_path / "n.csv", engine="torch")
+
+
+@pytest.mark.slow
+def test_an_int8_network_that_answers_otherwise_is_refused_and_nothing_stays(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answers(network: Path, truth: dict[str, str], **_: object) -> list[str]:
+        right = list(truth.values())
+        if not network.parent.name.startswith(".export-"):
+            right[right.index("BEOL")] = "scratch"
+        return right
+
+    monkeypatch.setattr(quantising, "quantise", lambda *_, **__: None)
+    monkeypatch.setattr(quantising, "_answers", answers)
+    before = sorted(workspace.models.rglob("*"))
+    with pytest.raises(WeightsError) as caught:
+        export_model(workspace, SHIPPED, precision="int8")
+    said = str(caught.value).splitlines()
+    assert said[0].startswith("the int8 network is refused")
+    assert [line.split()[0] for line in said[2:-1] if line.endswith("*")] == ["BEOL", "all"]
+    assert "--precision bf16 or f32" in said[-1]
+    assert [p for p in sorted(workspace.models.rglob("*")) if p.name != ".lock"] == before
+
+
+def test_without_nncf_the_extra_to_install_is_named(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines_quantising, "DISTRIBUTION", "no-such-package")
+    arguments = ["export", str(SHIPPED), "--precision", "int8"]
+    done = CliRunner().invoke(app, [*arguments, "--workspace", str(workspace.root)])
+    assert done.exit_code == 1
+    assert done.stderr.splitlines() == [
+        "wafer: --precision int8 needs the package nncf; run `pip install 'wafer-defects[int8]'`"
+    ]
 
 
 @pytest.mark.slow

@@ -49,6 +49,7 @@ def test_a_module_imports_only_its_own_room_and_lower_ones(path: Path) -> None:
     [
         ("ultralytics", "detector/ultralytics_adapter.py"),
         ("openvino", "inference/engines/open_vino.py"),
+        ("nncf", "inference/engines/quantising.py"),
         ("roboflow", "labelling/exchange/roboflow/sdk.py"),
     ],
 )

@@ -15,7 +15,7 @@ from wafer.detector.runs import Run, newest_finished_run
 from wafer.detector.torch_backend import TORCH, torch_backend
 from wafer.inference.bundle import Bundle, open_bundle
 from wafer.inference.engines.backend import Backend
-from wafer.inference.engines.choosing import AUTO, BACKENDS, choose_backend
+from wafer.inference.engines.choosing import AUTO, BACKENDS, choose_backend, open_predictor
 from wafer.inference.output import (
     Classify,
     Progress,
@@ -117,7 +117,7 @@ def _from_bundle(bundle: Bundle, device: str, engine: str, batch: int) -> tuple[
     else:
         backend = choose_backend(bundle, (*BACKENDS, torch_backend()), engine=engine, batch=batch)
     log.info("model %s (%s), engine %s", bundle.label, bundle.folder, backend.name)
-    opened = partial(_opened, bundle.folder, backend, batch)
+    opened = partial(open_predictor, bundle.folder, backend, batch)
     model = f"{bundle.digest} on {backend.name} {backend.version} {device}"
     if backend.name == TORCH:
         return model, partial(_in_this_process, opened(), batch=batch)
@@ -147,11 +147,6 @@ def _from_run(
     log.info("model %s (%s)", detector.checkpoint.label, path)
     model = f"{detector.checkpoint.digest} on torch {torch_backend().version} {device}"
     return model, partial(_in_this_process, detector.predictor, batch=batch)
-
-
-def _opened(folder: Path, backend: Backend, batch: int) -> Predictor:
-    bundle = open_bundle(folder)
-    return bundle.predictor(backend.open(bundle, batch))
 
 
 def _on_all_cores(

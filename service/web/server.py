@@ -1,0 +1,193 @@
+"""The process of `wafer serve`: all it needs is checked, then it serves until told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from wafer.datasets.errors import WaferError
+from wafer.datasets.workspace import Workspace
+from wafer.inference.engines.choosing import AUTO
+from wafer.inference.workers import core_count
+from wafer.service.keys import KeyRing, keys_file
+from wafer.service.logs import log_as_json
+from wafer.service.models import Served, bundle_to_serve, passed
+from wafer.service.web.app import make_app
+from wafer.service.web.metrics import Metrics
+from wafer.service.web.work import DRAIN, Work
+
+__all__ = ["Plan", "plan_server", "serve"]
+
+MOST_CONNECTIONS = 1000
+BACKLOG = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All that a server needs, found in order.
+
+    ``choose`` returns the folder of the bundle that should be at work, ``check`` the bundle itself
+    once it has given its golden answers; ``served`` is the first one.
+    """
+
+    host: str
+    port: int
+    ring: KeyRing
+    served: Served
+    choose: Callable[[], Path]
+    check: Callable[[Path], Served]
+    deadline: float
+
+
+def plan_server(
+    *,
+    workspace: Workspace | None,
+    weights: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    keys: Path | None = None,
+    engine: str = AUTO,
+    deadline: float = 2.0,
+) -> Plan:
+    """Check everything that `serve` needs.
+
+    Args:
+        workspace: whose promoted bundle and keys.
+        weights: a bundle to serve instead, whatever is promoted.
+        host: the address to listen at; others than this machine's own need a key.
+        port: 0 takes any that is free.
+        keys: a file of keys instead of the workspace's.
+        engine: what runs the bundle: ``openvino``, ``onnxruntime`` or ``auto``.
+        deadline: seconds that an image may wait for a process.
+
+    Raises:
+        WaferError: no key for an address that others can reach.
+        DataError: damaged keys, or a bundle with missing or altered files.
+        WeightsError: no bundle, or no engine that gives its golden answers.
+    """
+    path = keys_file(workspace, keys=keys)
+    ring = KeyRing(path)
+    if not ring.wanted and not _is_loopback(host):
+        where = "a file named with --keys" if path is None else str(path)
+        raise WaferError(
+            f"{host} can be reached by others, and there is no key in {where}; add one with "
+            "`wafer serve keys add NAME`, or leave --host out"
+        )
+    choose = partial(bundle_to_serve, workspace, weights=weights)
+    check = partial(passed, engine=engine)
+    return Plan(
+        host=host,
+        port=port,
+        ring=ring,
+        served=check(choose()),
+        choose=choose,
+        check=check,
+        deadline=deadline,
+    )
+
+
+def serve(plan: Plan, *, ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; then let nobody in, answer who is, and return.
+
+    Args:
+        plan: of `plan_server`.
+        ready: called with the server's address, when it can be connected to.
+
+    Raises:
+        WaferError: the address cannot be had, or the model cannot be opened.
+    """
+    log_as_json()
+    with _listening(plan.host, plan.port) as listener:
+        host = f"[{plan.host}]" if ":" in plan.host else plan.host
+        ready(f"http://{host}:{listener.getsockname()[1]}")
+        asyncio.run(_run(plan, listener))
+
+
+async def _run(plan: Plan, listener: socket.socket) -> None:
+    metrics = Metrics()
+    work = Work(
+        plan.served,
+        choose=plan.choose,
+        check=plan.check,
+        processes=core_count(),
+        deadline=plan.deadline,
+        metrics=metrics,
+    )
+    server = _Server(
+        uvicorn.Config(
+            make_app(work, ring=plan.ring, metrics=metrics),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_graceful_shutdown=DRAIN,
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    working = asyncio.create_task(_work(work))
+    ending = asyncio.create_task(server.asked_to_end.wait())
+    await asyncio.wait({serving, working, ending}, return_when=asyncio.FIRST_COMPLETED)
+    ending.cancel()
+    working.cancel()
+    await asyncio.wait({working})
+    await work.stop()
+    server.should_exit = True
+    await serving
+    if not working.cancelled() and (error := working.exception()):
+        raise error
+
+
+async def _work(work: Work) -> None:
+    """Open the model, and follow what is promoted."""
+    await work.start()
+    await work.follow()
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it was asked to end, instead of ending."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.asked_to_end = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; asked again, do so at once."""
+        if self.asked_to_end.is_set():
+            self.should_exit = self.force_exit = True
+        self._loop.call_soon_threadsafe(self.asked_to_end.set)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Return a socket that takes connections."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+    except OSError as error:
+        raise WaferError(f"{host} is no address of this machine ({error.strerror})") from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise WaferError(
+            f"{host}, port {port}, cannot be had ({error.strerror}); name another with --port"
+        ) from error
+    return listener

@@ -81,20 +81,20 @@ def _admission(ring: KeyRing) -> Admit:
         host = request.headers.get("host", "")
         origin = request.headers.get("origin")
         if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
-            raise Refused(403, "origin", "asked by a page of another site", close=True)
+            raise Refused(403, "origin", "asked by a page of another site")
         if not ring.wanted:
             if host.rpartition(":")[0] not in LOOPBACK and host not in LOOPBACK:
-                raise Refused(421, "host", "without keys this is for 127.0.0.1 alone", close=True)
+                raise Refused(421, "host", "without keys this is for 127.0.0.1 alone")
             return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         key = ring.find(given.strip()) if scheme.lower() == "bearer" else None
         if key is None:
             text = "no key, or one that is not known; send `Authorization: Bearer KEY`"
-            raise Refused(401, "key", text, close=True)
+            raise Refused(401, "key", text)
         _fields(request)["key"] = key.name
         if key.rate is not None and (wait := rates.wait(key.name, key.rate)):
             text = f"more than the {key.rate:g} requests a second of this key"
-            raise Refused(429, "rate", text, again=wait, close=True)
+            raise Refused(429, "rate", text, again=wait)
 
     return admit
 

@@ -74,9 +74,9 @@ class Intake:
                     found = list(_parts(body, boundary))
         except TimeoutError as error:
             text = f"the body did not arrive within {PATIENCE:g} s"
-            raise Refused(408, "slow", text, close=True) from error
+            raise Refused(408, "slow", text) from error
         except ClientDisconnect as error:
-            raise Refused(400, "gone", "the client has gone", close=True) from error
+            raise Refused(400, "gone", "the client has gone") from error
         for item in found:
             await asyncio.to_thread(_check, item)
         return found
@@ -115,13 +115,13 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
 
 
 def _too_long(most: int) -> Refused:
-    return Refused(413, "too_long", f"more than {most:,} bytes; send less at once", close=True)
+    return Refused(413, "too_long", f"more than {most:,} bytes; send less at once")
 
 
 def _check_start(start: bytes) -> None:
     if not is_image_start(start):
         text = "not a PNG, JPEG, TIFF or BMP image, whatever its name; send the file itself"
-        raise Refused(415, "not_an_image", text, close=True)
+        raise Refused(415, "not_an_image", text)
 
 
 def _check(item: ImageInput) -> None:
@@ -149,7 +149,7 @@ def _boundary(request: Request) -> bytes | None:
         return None
     boundary = kind.get_boundary()
     if kind.get_content_subtype() != "form-data" or not boundary or len(boundary) > 70:
-        raise Refused(415, "form", "a form without a usable boundary", close=True)
+        raise Refused(415, "form", "a form without a usable boundary")
     return boundary.encode("latin-1", "replace")
 
 

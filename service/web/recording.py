@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
 import time
+from contextlib import suppress
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -27,6 +29,35 @@ HEADERS = {
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 """Paths that are asked all day long, and not logged."""
 OTHER = "other"
+LINGER_BYTES = 16 << 20
+LINGER_SECONDS = 1.0
+
+
+class _Body:
+    """What a request goes on with, which a client may still be sending when it is refused.
+
+    Where a server hangs up meanwhile, a client may see a broken connection instead of the reason.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._receive = receive
+        self._whole = False
+        self._asks_first = "expect" in Headers(scope=scope)
+
+    async def receive(self) -> Message:
+        """Return the next message; part of the ASGI interface."""
+        message = await self._receive()
+        self._whole = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    async def finish(self) -> bool:
+        """Throw away a rest that is neither long nor slow; return whether that was all."""
+        left = LINGER_BYTES
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while not (self._whole or self._asks_first) and left > 0:
+                    left -= len((await self.receive()).get("body", b""))
+        return self._whole
 
 
 class Recording:
@@ -55,15 +86,20 @@ class Recording:
         scope.setdefault("state", {})["fields"] = fields
         begin, status = time.monotonic(), 500
 
+        body = _Body(scope, receive)
+
         async def send_recorded(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update({**HEADERS, REQUEST_ID: request_id})
+                headers = MutableHeaders(scope=message)
+                headers.update({**HEADERS, REQUEST_ID: request_id})
+                if not await body.finish():
+                    headers["connection"] = "close"
             await send(message)
 
         try:
-            await self._app(scope, receive, send_recorded)
+            await self._app(scope, body.receive, send_recorded)
         finally:
             path = scope["path"] if scope["path"] in self._paths else OTHER
             self._metrics.requests.labels(path, str(status)).inc()

@@ -18,17 +18,13 @@ class Refused(WaferError):
         code: a short word that programs can compare, and that metrics count.
         text: what is wrong, and what would be right.
         again: seconds after which the same request may do better; None where it never will.
-        close: end the connection, because the rest of the request was not read.
     """
 
-    def __init__(
-        self, status: int, code: str, text: str, *, again: int | None = None, close: bool = False
-    ) -> None:
+    def __init__(self, status: int, code: str, text: str, *, again: int | None = None) -> None:
         super().__init__(text)
         self.status = status
         self.code = code
         self.again = again
-        self.close = close
 
     @property
     def headers(self) -> dict[str, str]:
@@ -36,8 +32,6 @@ class Refused(WaferError):
         found = {}
         if self.again is not None:
             found["retry-after"] = str(self.again)
-        if self.close:
-            found["connection"] = "close"
         if self.status == 401:
             found["www-authenticate"] = "Bearer"
         return found
@@ -45,4 +39,4 @@ class Refused(WaferError):
 
 def busy(code: str, text: str) -> Refused:
     """Return the refusal of a server that could not now, but may a second later."""
-    return Refused(503, code, text, again=AGAIN, close=True)
+    return Refused(503, code, text, again=AGAIN)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from wafer.datasets.errors import WaferError
 from wafer.datasets.workspace import Workspace
@@ -28,6 +29,8 @@ __all__ = ["Plan", "plan_server", "serve"]
 
 MOST_CONNECTIONS = 1000
 BACKLOG = 128
+HEAD_SECONDS = 5.0
+"""In which the head of a request has to arrive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +127,7 @@ async def _run(plan: Plan, listener: socket.socket) -> None:
     server = _Server(
         uvicorn.Config(
             make_app(work, ring=plan.ring, metrics=metrics),
+            http=_Protocol,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -165,6 +169,38 @@ class _Server(uvicorn.Server):
         if self.asked_to_end.is_set():
             self.should_exit = self.force_exit = True
         self._loop.call_soon_threadsafe(self.asked_to_end.set)
+
+
+class _Protocol(H11Protocol):
+    """HTTP with clients that take their time over the head of a request hung up on."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin with the first request."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Go on with a request, or begin with the next one."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget about it."""
+        super().connection_lost(exc)
+        self._wait_no_more()
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._wait_no_more()
+        elif self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _wait_no_more(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 def _is_loopback(host: str) -> bool:

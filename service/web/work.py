@@ -76,6 +76,7 @@ class Work:
         self.refusal: Refusal | None = None
         self.draining = False
         metrics.follow("wafer_waiting_images", "Images that wait.", lambda: len(self._waiting))
+        metrics.follow("wafer_requests_inside", "Requests let in.", lambda: self._requests)
         metrics.follow("wafer_ready", "1 while images are answered.", lambda: self.ready)
         metrics.follow(
             "wafer_process_starts",

@@ -815,6 +815,46 @@ def serve(
         run(plan, ready=typer.echo)
 
 
+@app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Each folder in it is a lot.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where results go; else FOLDER-results beside it."),
+    ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="End when all that is there is answered.")
+    ] = False,
+    settle: Annotated[
+        float, typer.Option(min=0, help="Seconds without a change: a file is complete.")
+    ] = 2.0,
+    weights: Annotated[
+        Path | None, typer.Option(help="A bundle; else the promoted one, whichever that becomes.")
+    ] = None,
+    engine: ServingEngine = "auto",
+    workspace: Where = None,
+) -> None:
+    """Answer the images that appear in a folder: a CSV for each lot, a JSON file for each image.
+
+    Each content is answered once, however often the command is killed and started again. Broken
+    files are copied to the dead-letter folder, with the reason. Nothing in FOLDER is changed.
+    """
+    from wafer.service.folder.watching import watch_folder
+
+    done = watch_folder(
+        folder,
+        workspace=_workspace_if_any(workspace),
+        weights=weights,
+        output=output,
+        once=once,
+        settle=settle,
+        engine=engine,
+    )
+    _note(f"{done.answered} images answered, {done.broken} broken, {done.copies} copies")
+    if once and done.broken:
+        raise typer.Exit(1)
+
+
 @keys_app.command("add")
 def keys_add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key; it stands in logs.")],

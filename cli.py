@@ -55,6 +55,8 @@ serve_app = typer.Typer(invoke_without_command=True)
 app.add_typer(serve_app, name="serve")
 keys_app = typer.Typer(no_args_is_help=True, help="Say who may ask the server.")
 serve_app.add_typer(keys_app, name="keys")
+audit_app = typer.Typer(no_args_is_help=True, help="Check the record of every answer given.")
+app.add_typer(audit_app, name="audit-log")
 ledger_app = typer.Typer(no_args_is_help=True, help="Check and use the record of every box.")
 app.add_typer(ledger_app, name="ledger")
 
@@ -785,6 +787,10 @@ def serve(
     deadline: Annotated[
         float, typer.Option(min=0.01, help="Seconds that an image may wait for a process.")
     ] = 2.0,
+    audit: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The audit log; else audit.jsonl of the workspace."),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Look whether all is in order, and end.")
     ] = False,
@@ -808,6 +814,7 @@ def serve(
         keys=keys,
         engine=engine,
         deadline=deadline,
+        audit=audit,
     )
     if check:
         _note(f"{plan.served.bundle.label} on {plan.served.backend.name}: in order")
@@ -892,6 +899,21 @@ def keys_list(keys: KeysFile = None, workspace: Where = None) -> None:
         rate = "any" if key.rate is None else f"{key.rate:g}/s"
         state = "in use" if key.revoked is None else f"revoked {key.revoked}"
         typer.echo(f"{key.name}  {rate}  {key.created}  {state}")
+
+
+@audit_app.command("verify")
+def audit_verify(
+    log: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="The log; else audit.jsonl of the workspace."),
+    ] = None,
+    workspace: Where = None,
+) -> None:
+    """Look whether a line was changed, moved, added or taken away since it was written."""
+    from wafer.service.audit import AUDIT, verify_audit
+
+    done = verify_audit(_workspace(workspace).root / AUDIT if log is None else log)
+    typer.echo(f"{done.lines} lines, whole; the last has the hash {done.digest}")
 
 
 @ledger_app.command("verify")

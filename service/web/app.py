@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp
 
 from wafer.service.answers import answer_of
 from wafer.service.keys import KeyRing
+from wafer.service.web.auditing import Auditing
 from wafer.service.web.intake import MAX_IMAGE, MAX_IMAGES, Intake
 from wafer.service.web.metrics import CONTENT_TYPE, Metrics
 from wafer.service.web.rates import Rates
@@ -56,18 +58,19 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 Admit = Callable[[Request], Awaitable[None]]
 
 
-def make_app(work: Work, *, ring: KeyRing, metrics: Metrics) -> ASGIApp:
+def make_app(work: Work, *, ring: KeyRing, auditing: Auditing, metrics: Metrics) -> ASGIApp:
     """Return the application of `wafer serve`.
 
     Args:
         work: the model.
         ring: who may ask; without any key whoever is on this machine.
+        auditing: where every answer is written down before it is sent.
         metrics: what is counted.
     """
     app = FastAPI(title="wafer", version="1", docs_url=None, redoc_url=None)
     admit = _admission(ring)
     _add_refusals(app, metrics)
-    _add_answers(app, work, admit, metrics)
+    _add_answers(app, work, admit, auditing, metrics)
     _add_views(app, work, admit, metrics)
     paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
     return Recording(app, metrics=metrics, paths=paths)
@@ -119,7 +122,9 @@ def _add_refusals(app: FastAPI, metrics: Metrics) -> None:
         return JSONResponse(content, status_code=422)
 
 
-def _add_answers(app: FastAPI, work: Work, admit: Admit, metrics: Metrics) -> None:
+def _add_answers(
+    app: FastAPI, work: Work, admit: Admit, auditing: Auditing, metrics: Metrics
+) -> None:
     intake = Intake()
 
     @app.post(
@@ -134,7 +139,8 @@ def _add_answers(app: FastAPI, work: Work, admit: Admit, metrics: Metrics) -> No
         with work.request(), intake.holding() as held:
             items = await intake.images(request, held)
             received = time.monotonic() - begin
-            answers = await work.answer(items)
+            answers = await _unless_gone(request, work.answer(items))
+            await auditing.record([_record(request, answer) for answer in answers])
         total = time.monotonic() - begin
         results = []
         for answer in answers:
@@ -192,6 +198,34 @@ def _add_views(app: FastAPI, work: Work, admit: Admit, metrics: Metrics) -> None
             return PlainTextResponse("ready\n")
         why = "ending" if work.draining else "loading"
         return PlainTextResponse(f"{why}\n", status_code=503)
+
+
+async def _unless_gone(
+    request: Request, answering: Coroutine[Any, Any, list[Answer]]
+) -> list[Answer]:
+    """Return the answers, unless the client goes away first: then no process need look."""
+    asked = asyncio.create_task(answering)
+    gone = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({asked, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not asked.done():
+            raise Refused(400, "gone", "the client has gone")
+        return asked.result()
+    finally:
+        asked.cancel()
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _record(request: Request, answer: Answer) -> dict[str, Any]:
+    """Return what the audit log keeps of an answer."""
+    fields = _fields(request)
+    given = {"request_id": fields["request_id"], "key": fields.get("key")}
+    return {**given, **answer_of(answer.answered.row, digest=answer.digest)}
 
 
 def _stages(answer: Answer, received: float, total: float) -> dict[str, float]:

@@ -18,10 +18,12 @@ from wafer.datasets.errors import WaferError
 from wafer.datasets.workspace import Workspace
 from wafer.inference.engines.choosing import AUTO
 from wafer.inference.workers import core_count
+from wafer.service.audit import AuditLog, audit_file
 from wafer.service.keys import KeyRing, keys_file
 from wafer.service.logs import log_as_json
 from wafer.service.models import Served, bundle_to_serve, passed
 from wafer.service.web.app import make_app
+from wafer.service.web.auditing import Auditing
 from wafer.service.web.metrics import Metrics
 from wafer.service.web.work import DRAIN, Work
 
@@ -38,7 +40,7 @@ class Plan:
     """All that a server needs, found in order.
 
     ``choose`` returns the folder of the bundle that should be at work, ``check`` the bundle itself
-    once it has given its golden answers; ``served`` is the first one.
+    once it has given its golden answers; ``served`` is the first one. ``audit`` is the audit log.
     """
 
     host: str
@@ -48,6 +50,7 @@ class Plan:
     choose: Callable[[], Path]
     check: Callable[[Path], Served]
     deadline: float
+    audit: Path | None
 
 
 def plan_server(
@@ -59,6 +62,7 @@ def plan_server(
     keys: Path | None = None,
     engine: str = AUTO,
     deadline: float = 2.0,
+    audit: Path | None = None,
 ) -> Plan:
     """Check everything that `serve` needs.
 
@@ -70,6 +74,7 @@ def plan_server(
         keys: a file of keys instead of the workspace's.
         engine: what runs the bundle: ``openvino``, ``onnxruntime`` or ``auto``.
         deadline: seconds that an image may wait for a process.
+        audit: the audit log instead of the workspace's; without either there is none.
 
     Raises:
         WaferError: no key for an address that others can reach.
@@ -94,6 +99,7 @@ def plan_server(
         choose=choose,
         check=check,
         deadline=deadline,
+        audit=audit_file(None if workspace is None else workspace.root, audit=audit),
     )
 
 
@@ -105,16 +111,23 @@ def serve(plan: Plan, *, ready: Callable[[str], None]) -> None:
         ready: called with the server's address, when it can be connected to.
 
     Raises:
-        WaferError: the address cannot be had, or the model cannot be opened.
+        WaferError: the address cannot be had, the model cannot be opened, or another process
+            writes to the audit log.
+        DataError: the end of the audit log was changed.
     """
     log_as_json()
     with _listening(plan.host, plan.port) as listener:
         host = f"[{plan.host}]" if ":" in plan.host else plan.host
         ready(f"http://{host}:{listener.getsockname()[1]}")
-        asyncio.run(_run(plan, listener))
+        audit = None if plan.audit is None else AuditLog(plan.audit)
+        try:
+            asyncio.run(_run(plan, listener, Auditing(audit)))
+        finally:
+            if audit is not None:
+                audit.close()
 
 
-async def _run(plan: Plan, listener: socket.socket) -> None:
+async def _run(plan: Plan, listener: socket.socket, auditing: Auditing) -> None:
     metrics = Metrics()
     work = Work(
         plan.served,
@@ -126,7 +139,7 @@ async def _run(plan: Plan, listener: socket.socket) -> None:
     )
     server = _Server(
         uvicorn.Config(
-            make_app(work, ring=plan.ring, metrics=metrics),
+            make_app(work, ring=plan.ring, auditing=auditing, metrics=metrics),
             http=_Protocol,
             log_config=None,
             access_log=False,

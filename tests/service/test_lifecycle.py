@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from wafer.cli import app
 from wafer.inference.bundle import ONNX
+from wafer.service.audit import AUDIT, verify_audit
 from wafer.service.keys import KEYS, add_key, revoke_key
 
 Shot = Callable[..., bytes]
@@ -187,7 +188,7 @@ def test_a_dead_process_costs_time_and_no_request(server: Any, shot: Shot) -> No
 
 
 def test_told_to_end_it_answers_who_is_inside_lets_nobody_in_and_leaves_no_process(
-    server: Any, shot: Shot
+    fab: Any, server: Any, shot: Shot
 ) -> None:
     """The last test of this server."""
     workers = server.workers()
@@ -216,6 +217,15 @@ def test_told_to_end_it_answers_who_is_inside_lets_nobody_in_and_leaves_no_proce
     assert [answer.status for answer in load.answers] == [200] * 8
     assert not any(worker.is_running() for worker in workers)
     assert all(json.loads(line) for line in server.log.read_text().splitlines())
+    verify_audit(fab.root / AUDIT)
+    kept = [json.loads(line) for line in (fab.root / AUDIT).read_text().splitlines()]
+    told = {answer.json["request_id"]: answer.json for answer in load.answers}
+    found = {line["request_id"]: line for line in kept if line["request_id"] in told}
+    assert len(found) == 8
+    for number, line in found.items():
+        assert line["key"] == "mes"
+        for name in ("sha256", "vector", "decision", "model_digest"):
+            assert line[name] == told[number][name]
 
 
 def _inside(server: Any) -> int:

@@ -336,6 +336,35 @@ def test_a_full_queue_refuses_at_once_and_what_waited_too_long_is_never_looked_a
     assert server.classify(shot(200)).status == 200
 
 
+def test_who_goes_away_while_waiting_is_taken_out_of_the_queue(server: Any, shot: Shot) -> None:
+    def value(name: str) -> float:
+        return figures(server).get(name, 0)
+
+    gone = 'wafer_refused_total{reason="gone"}'
+    before, taken = value(gone), value("wafer_batch_images_sum")
+    image = shot(200)
+    whole = HEAD + f"Content-Length: {len(image)}\r\n\r\n".encode() + image
+    workers = server.workers()
+    for worker in workers:
+        worker.suspend()
+    try:
+        number = len(workers) + 3  # a free process takes what comes first
+        clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(number)]
+        for count, client in enumerate(clients, 1):
+            client.sendall(whole)
+            server.until(lambda n=count: value("wafer_requests_inside") == n)  # type: ignore[misc]
+        assert value("wafer_waiting_images") == 3
+        for client in clients:
+            client.close()
+        server.until(lambda: value(gone) == before + number)
+        assert value("wafer_waiting_images") == 0
+    finally:
+        for worker in workers:
+            worker.resume()
+    assert server.classify(image).status == 200
+    assert value("wafer_batch_images_sum") == taken + len(workers) + 1
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_body_brings_the_server_down(server: Any, shot: Shot, data: st.DataObject) -> None:

@@ -787,6 +787,10 @@ def serve(
     deadline: Annotated[
         float, typer.Option(min=0.01, help="Seconds that an image may wait for a process.")
     ] = 2.0,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="A certificate: serve over TLS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its key.")] = None,
     audit: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The audit log; else audit.jsonl of the workspace."),
@@ -815,6 +819,8 @@ def serve(
         engine=engine,
         deadline=deadline,
         audit=audit,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
     )
     if check:
         _note(f"{plan.served.bundle.label} on {plan.served.backend.name}: in order")

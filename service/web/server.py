@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -40,7 +41,8 @@ class Plan:
     """All that a server needs, found in order.
 
     ``choose`` returns the folder of the bundle that should be at work, ``check`` the bundle itself
-    once it has given its golden answers; ``served`` is the first one. ``audit`` is the audit log.
+    once it has given its golden answers; ``served`` is the first one. ``audit`` is the audit log,
+    ``tls`` the files of certificate and key.
     """
 
     host: str
@@ -51,6 +53,7 @@ class Plan:
     check: Callable[[Path], Served]
     deadline: float
     audit: Path | None
+    tls: tuple[Path, Path] | None
 
 
 def plan_server(
@@ -63,6 +66,8 @@ def plan_server(
     engine: str = AUTO,
     deadline: float = 2.0,
     audit: Path | None = None,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
 ) -> Plan:
     """Check everything that `serve` needs.
 
@@ -75,9 +80,12 @@ def plan_server(
         engine: what runs the bundle: ``openvino``, ``onnxruntime`` or ``auto``.
         deadline: seconds that an image may wait for a process.
         audit: the audit log instead of the workspace's; without either there is none.
+        tls_cert: a certificate with its chain, as PEM, to serve over TLS.
+        tls_key: its key, as PEM, without a password.
 
     Raises:
-        WaferError: no key for an address that others can reach.
+        WaferError: no key for an address that others can reach, or files of TLS that do not
+            belong together.
         DataError: damaged keys, or a bundle with missing or altered files.
         WeightsError: no bundle, or no engine that gives its golden answers.
     """
@@ -100,6 +108,7 @@ def plan_server(
         check=check,
         deadline=deadline,
         audit=audit_file(None if workspace is None else workspace.root, audit=audit),
+        tls=_tls(tls_cert, tls_key),
     )
 
 
@@ -118,7 +127,8 @@ def serve(plan: Plan, *, ready: Callable[[str], None]) -> None:
     log_as_json()
     with _listening(plan.host, plan.port) as listener:
         host = f"[{plan.host}]" if ":" in plan.host else plan.host
-        ready(f"http://{host}:{listener.getsockname()[1]}")
+        scheme = "http" if plan.tls is None else "https"
+        ready(f"{scheme}://{host}:{listener.getsockname()[1]}")
         audit = None if plan.audit is None else AuditLog(plan.audit)
         try:
             asyncio.run(_run(plan, listener, Auditing(audit)))
@@ -147,6 +157,8 @@ async def _run(plan: Plan, listener: socket.socket, auditing: Auditing) -> None:
             lifespan="off",
             limit_concurrency=MOST_CONNECTIONS,
             timeout_graceful_shutdown=DRAIN,
+            ssl_certfile=None if plan.tls is None else plan.tls[0],
+            ssl_keyfile=None if plan.tls is None else plan.tls[1],
         )
     )
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -214,6 +226,21 @@ class _Protocol(H11Protocol):
         if self._late is not None:
             self._late.cancel()
             self._late = None
+
+
+def _tls(cert: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        raise WaferError("TLS needs both files; name them with --tls-cert and --tls-key")
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key, lambda: "")
+    except OSError as error:  # of which those of TLS are a kind
+        raise WaferError(
+            f"{cert} and {key} cannot be used ({error.strerror or error}); name a certificate and "
+            "its key without a password, as PEM"
+        ) from error
+    return cert, key
 
 
 def _is_loopback(host: str) -> bool:

@@ -251,7 +251,7 @@ def start_server(fab: Fab, log: Path, *options: str) -> Server:
         )
     assert process.stdout is not None
     address = process.stdout.readline().strip()
-    assert address.startswith("http://127.0.0.1:"), log.read_text()
+    assert "://127.0.0.1:" in address, log.read_text()
     return Server(process, address, log)
 
 

@@ -1,8 +1,11 @@
 """What happens to a server: keys, promotions, dead processes, the end; and no request is lost."""
 
+import http.client
 import json
 import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,9 +17,11 @@ import pytest
 from typer.testing import CliRunner
 
 from wafer.cli import app
+from wafer.datasets.errors import WaferError
 from wafer.inference.bundle import ONNX
 from wafer.service.audit import AUDIT, verify_audit
 from wafer.service.keys import KEYS, add_key, revoke_key
+from wafer.service.web.server import plan_server
 
 Shot = Callable[..., bytes]
 
@@ -260,3 +265,31 @@ def test_it_does_not_start_with_what_cannot_work(
     add_key(tmp_path / "keys.json", "mes")
     code, text = said(*given, "--keys", str(tmp_path / "keys.json"))
     assert (code, text) == (0, f"{fab.first.label} on onnxruntime: in order\n")
+
+
+def test_over_tls_only_who_speaks_it_is_answered(
+    fab: Any, servers: Callable[..., Any], shot: Shot, tmp_path: Path
+) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl on the path")
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    made += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*made, "-keyout", key, "-out", cert], capture_output=True, check=True)
+    with pytest.raises(WaferError, match="TLS needs both files"):
+        plan(fab, tls_cert=cert)
+    with pytest.raises(WaferError, match=r"cert\.pem and .*cert\.pem cannot be used"):
+        plan(fab, tls_cert=cert, tls_key=cert)
+    server = servers("--tls-cert", str(cert), "--tls-key", str(key), "--keys", str(tmp_path / "k"))
+    context = ssl.create_default_context(cafile=str(cert))
+    connection = http.client.HTTPSConnection("localhost", server.port, context=context, timeout=60)
+    connection.request("GET", "/livez")
+    assert connection.getresponse().read() == b"alive\n"
+    connection.close()
+    with pytest.raises(OSError, match=r"reset|closed"):
+        server.ask("/livez")
+    assert server.stop() == 0
+
+
+def plan(fab: Any, **more: Any) -> Any:
+    return plan_server(workspace=fab.workspace, engine="onnxruntime", port=0, **more)

@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
@@ -27,6 +29,7 @@ from wafer.service.web.work import Work
 
 __all__ = ["make_app"]
 
+STATIC = Path(__file__).with_name("static")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/tiff", "image/bmp", "application/octet-stream")
 BYTES = {"schema": {"type": "string", "format": "binary"}}
@@ -72,6 +75,7 @@ def make_app(work: Work, *, ring: KeyRing, auditing: Auditing, metrics: Metrics)
     _add_refusals(app, metrics)
     _add_answers(app, work, admit, auditing, metrics)
     _add_views(app, work, admit, metrics)
+    _add_page(app)
     paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
     return Recording(app, metrics=metrics, paths=paths)
 
@@ -198,6 +202,15 @@ def _add_views(app: FastAPI, work: Work, admit: Admit, metrics: Metrics) -> None
             return PlainTextResponse("ready\n")
         why = "ending" if work.draining else "loading"
         return PlainTextResponse(f"{why}\n", status_code=503)
+
+
+def _add_page(app: FastAPI) -> None:
+    """Add the page, which needs no key itself: it asks for answers like any client."""
+    app.mount("/static", StaticFiles(directory=STATIC))
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(STATIC / "index.html")
 
 
 async def _unless_gone(

@@ -22,6 +22,11 @@ log = logging.getLogger(__name__)
 REQUEST_ID = "x-request-id"
 GIVEN = re.compile(r"[A-Za-z0-9-]{8,64}")
 HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",

@@ -230,7 +230,9 @@ def test_a_client_that_goes_away_takes_nothing_with_it(server: Any, shot: Shot) 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("POST", "/", 405),
+        ("GET", "/static/../app.py", 404),
+        ("GET", "/static/%2e%2e/app.py", 404),
         ("GET", "/docs", 404),
         ("GET", "/v1/classify", 405),
         ("PUT", "/v1/classify", 405),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import ssl
 from collections.abc import Callable
@@ -125,6 +126,7 @@ def serve(plan: Plan, *, ready: Callable[[str], None]) -> None:
         DataError: the end of the audit log was changed.
     """
     log_as_json()
+    _allow_files(4 * MOST_CONNECTIONS)
     with _listening(plan.host, plan.port) as listener:
         host = f"[{plan.host}]" if ":" in plan.host else plan.host
         scheme = "http" if plan.tls is None else "https"
@@ -241,6 +243,14 @@ def _tls(cert: Path | None, key: Path | None) -> tuple[Path, Path] | None:
             "its key without a password, as PEM"
         ) from error
     return cert, key
+
+
+def _allow_files(number: int) -> None:
+    """Let this process have so many connections and files open, where it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _is_loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import resource
 import socket
 import struct
 import zlib
@@ -20,6 +21,7 @@ from PIL import Image
 from wafer.detector.classification import classify_images
 from wafer.service.web.fleet import AT_ONCE
 from wafer.service.web.intake import MAX_IMAGE, MAX_IMAGES
+from wafer.service.web.server import MOST_CONNECTIONS
 from wafer.service.web.work import MOST_WAITING
 
 Shot = Callable[..., bytes]
@@ -365,6 +367,22 @@ def test_who_goes_away_while_waiting_is_taken_out_of_the_queue(server: Any, shot
             worker.resume()
     assert server.classify(image).status == 200
     assert value("wafer_batch_images_sum") == taken + len(workers) + 1
+
+
+def test_a_crowd_that_says_nothing_is_refused_and_then_hung_up_on(server: Any, shot: Shot) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, before[1]), before[1]))
+    crowd: list[socket.socket] = []
+    try:
+        for _ in range(MOST_CONNECTIONS + 50):
+            crowd.append(socket.create_connection(("127.0.0.1", server.port), timeout=60))
+        server.until(lambda: server.ask("/livez").status == 503)
+        server.until(lambda: server.classify(shot(200)).status == 200)
+        assert crowd[0].recv(1) == b""
+    finally:
+        for client in crowd:
+            client.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -212,6 +213,27 @@ def test_stopped_at_any_step_it_ends_with_the_same_results(
         assert files(target) == whole, at
         shutil.rmtree(target)
     assert stopped > 8
+
+
+def test_a_full_disk_stops_it_and_costs_nothing_more(incoming: Path, tmp_path: Path) -> None:
+    work(incoming, tmp_path / "whole")
+    target, stopped = tmp_path / "results", 0
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for size in (0, 500, 3_000, 30_000, 40_000):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+            try:
+                work(incoming, target)
+            except (OSError, WaferError):
+                stopped += 1
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    finally:
+        signal.signal(signal.SIGXFSZ, handler)
+    assert stopped >= 3
+    assert work(incoming, target) == (13, 1, 1)
+    assert files(target) == files(tmp_path / "whole")
 
 
 def test_a_file_is_complete_when_it_rests_or_is_marked(tmp_path: Path, shot: Shot) -> None:

@@ -63,11 +63,6 @@ class ModelProcess:
         self._running: tuple[Popen[bytes], Connection] | None = None
         self.starts = 0
 
-    @property
-    def pid(self) -> int | None:
-        """Return the number of the process, None where there is none."""
-        return None if self._running is None else self._running[0].pid
-
     def ask(self, items: Sequence[ImageInput]) -> list[Answered]:
         """Answer for some images; a process that ends over them is replaced.
 

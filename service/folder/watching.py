@@ -94,9 +94,9 @@ def watch_folder(
     target = folder.with_name(f"{folder.absolute().name}-results") if output is None else output
     _check(folder, target)
     served = passed(bundle_to_serve(workspace, weights=weights), engine=engine)
-    log_as_json()
     target.mkdir(parents=True, exist_ok=True)
     with _alone(target), open_state(target / STATE) as state, _ending() as ended:
+        log_as_json()
         watcher = Watcher(folder, target, state, settle=settle)
         watcher.begin()
         with closing(_Model(served, workspace, weights, engine)) as model:

@@ -59,11 +59,6 @@ class Fleet:
         """Return how many processes were started, the first ones included."""
         return sum(process.starts for process in self._processes)
 
-    @property
-    def pids(self) -> list[int]:
-        """Return the numbers of the processes."""
-        return [process.pid for process in self._processes if process.pid is not None]
-
     async def start(self) -> None:
         """Open the model in every process, and begin.
 

@@ -153,6 +153,7 @@ async def _run(plan: Plan, listener: socket.socket, auditing: Auditing) -> None:
         uvicorn.Config(
             make_app(work, ring=plan.ring, auditing=auditing, metrics=metrics),
             http=_Protocol,
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,

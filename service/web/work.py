@@ -94,11 +94,6 @@ class Work:
         """Return whether images are answered."""
         return self._fleet.ready and not self.draining
 
-    @property
-    def pids(self) -> list[int]:
-        """Return the numbers of the processes of the model."""
-        return self._fleet.pids
-
     async def start(self) -> None:
         """Open the model.
 

@@ -51,6 +51,12 @@ labels_app = typer.Typer(no_args_is_help=True, help="Take in boxes that people d
 app.add_typer(labels_app, name="labels")
 weights_app = typer.Typer(no_args_is_help=True, help="List, verify and import model files.")
 app.add_typer(weights_app, name="weights")
+serve_app = typer.Typer(invoke_without_command=True)
+app.add_typer(serve_app, name="serve")
+keys_app = typer.Typer(no_args_is_help=True, help="Say who may ask the server.")
+serve_app.add_typer(keys_app, name="keys")
+audit_app = typer.Typer(no_args_is_help=True, help="Check the record of every answer given.")
+app.add_typer(audit_app, name="audit-log")
 ledger_app = typer.Typer(no_args_is_help=True, help="Check and use the record of every box.")
 app.add_typer(ledger_app, name="ledger")
 
@@ -74,6 +80,14 @@ FirstWeights = Annotated[
         help="First weights: a wafer model or official YOLOv5 v6/v7 file; none is from scratch; "
         "else the shipped ones.",
     ),
+]
+KeysFile = Annotated[
+    Path | None,
+    typer.Option("--keys", metavar="FILE", help="A file of keys; else keys.json of the workspace."),
+]
+ServingEngine = Annotated[
+    Literal["auto", "openvino", "onnxruntime"],
+    typer.Option(help="What runs the bundle; auto is the fastest that gives its golden answers."),
 ]
 Format = Literal["yolo", "voc", "coco"]
 Evaluated = Literal["test", "val", "train", "all"]
@@ -800,6 +814,156 @@ def review(
     serve(_workspace(workspace), port=port, who=who, ready=typer.echo)
 
 
+@serve_app.callback()
+def serve(
+    context: typer.Context,
+    weights: Annotated[
+        Path | None, typer.Option(help="A bundle; else the promoted one, whichever that becomes.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Where to listen; others than this machine's own need a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes any that is free.")] = 8080,
+    keys: KeysFile = None,
+    engine: ServingEngine = "auto",
+    deadline: Annotated[
+        float, typer.Option(min=0.01, help="Seconds that an image may wait for a process.")
+    ] = 2.0,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="A certificate: serve over TLS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its key.")] = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The audit log; else audit.jsonl of the workspace."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Look whether all is in order, and end.")
+    ] = False,
+    workspace: Where = None,
+) -> None:
+    """Answer images over HTTP: box, class, confidence, and whether a person should look.
+
+    Prints its address; logs are JSON lines on stderr. A bundle that is promoted meanwhile takes
+    over without a request lost. SIGTERM: who is inside is answered, then it ends.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from wafer.service.web.server import plan_server
+    from wafer.service.web.server import serve as run
+
+    plan = plan_server(
+        workspace=_workspace_if_any(workspace),
+        weights=weights,
+        host=host,
+        port=port,
+        keys=keys,
+        engine=engine,
+        deadline=deadline,
+        audit=audit,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+    )
+    if check:
+        _note(f"{plan.served.bundle.label} on {plan.served.backend.name}: in order")
+    else:
+        run(plan, ready=typer.echo)
+
+
+@app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Each folder in it is a lot.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where results go; else FOLDER-results beside it."),
+    ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="End when all that is there is answered.")
+    ] = False,
+    settle: Annotated[
+        float, typer.Option(min=0, help="Seconds without a change: a file is complete.")
+    ] = 2.0,
+    weights: Annotated[
+        Path | None, typer.Option(help="A bundle; else the promoted one, whichever that becomes.")
+    ] = None,
+    engine: ServingEngine = "auto",
+    workspace: Where = None,
+) -> None:
+    """Answer the images that appear in a folder: a CSV for each lot, a JSON file for each image.
+
+    Each content is answered once, however often the command is killed and started again. Broken
+    files are copied to the dead-letter folder, with the reason. Nothing in FOLDER is changed.
+    """
+    from wafer.service.folder.watching import watch_folder
+
+    done = watch_folder(
+        folder,
+        workspace=_workspace_if_any(workspace),
+        weights=weights,
+        output=output,
+        once=once,
+        settle=settle,
+        engine=engine,
+    )
+    _note(f"{done.answered} images answered, {done.broken} broken, {done.copies} copies")
+    if once and done.broken:
+        raise typer.Exit(1)
+
+
+@keys_app.command("add")
+def keys_add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key; it stands in logs.")],
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, help="Requests a second at most; else any number.")
+    ] = None,
+    keys: KeysFile = None,
+    workspace: Where = None,
+) -> None:
+    """Make a key and show it once; only its digest is kept. From now on the server wants keys."""
+    from wafer.service.keys import add_key
+
+    typer.echo(add_key(_keys_file(keys, workspace), name, rate=rate))
+    _note("keep it now, it cannot be shown again; clients send `Authorization: Bearer KEY`")
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    keys: KeysFile = None,
+    workspace: Where = None,
+) -> None:
+    """Let a key open nothing any more, from the next request on."""
+    from wafer.service.keys import revoke_key
+
+    revoke_key(_keys_file(keys, workspace), name)
+
+
+@keys_app.command("list")
+def keys_list(keys: KeysFile = None, workspace: Where = None) -> None:
+    """List the keys: name, requests a second, when it was made and revoked."""
+    from wafer.service.keys import read_keys
+
+    for key in read_keys(_keys_file(keys, workspace)):
+        rate = "any" if key.rate is None else f"{key.rate:g}/s"
+        state = "in use" if key.revoked is None else f"revoked {key.revoked}"
+        typer.echo(f"{key.name}  {rate}  {key.created}  {state}")
+
+
+@audit_app.command("verify")
+def audit_verify(
+    log: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="The log; else audit.jsonl of the workspace."),
+    ] = None,
+    workspace: Where = None,
+) -> None:
+    """Look whether a line was changed, moved, added or taken away since it was written."""
+    from wafer.service.audit import AUDIT, verify_audit
+
+    done = verify_audit(_workspace(workspace).root / AUDIT if log is None else log)
+    typer.echo(f"{done.lines} lines, whole; the last has the hash {done.digest}")
+
+
 @ledger_app.command("verify")
 def ledger_verify(as_json: AsJson = False, workspace: Where = None) -> None:
     """Check that no line of the ledger was changed, lost or moved, and no label file behind it.
@@ -882,6 +1046,22 @@ def _workspace(folder: Path | None) -> Any:
     from wafer.datasets.workspace import find_workspace, open_workspace
 
     return find_workspace() if folder is None else open_workspace(folder)
+
+
+def _workspace_if_any(folder: Path | None) -> Any:
+    """Return the workspace that is named or at or above the current folder, None where none is."""
+    from wafer.datasets.workspace import open_workspace, workspace_folder
+
+    found = workspace_folder() if folder is None else folder
+    return None if found is None else open_workspace(found)
+
+
+def _keys_file(keys: Path | None, workspace: Path | None) -> Path:
+    from wafer.service.keys import keys_file
+
+    path = keys_file(None if keys is not None else _workspace(workspace), keys=keys)
+    assert path is not None
+    return path
 
 
 def _roboflow_project(name: str) -> Any:

@@ -25,7 +25,9 @@ __all__ = [
     "MAX_PIXELS",
     "decode_bytes",
     "decode_image",
+    "header_size",
     "image_size",
+    "is_image_start",
     "is_plain",
 ]
 
@@ -133,6 +135,23 @@ def image_size(path: Path) -> tuple[int, int]:
             return _open(handle, str(path)).size
     except PARSER_ERRORS as error:
         raise ImageError(path, f"damaged or cut off ({error})") from error
+
+
+def is_image_start(start: bytes) -> bool:
+    """Return whether the first 8 bytes of a file are those of a PNG, JPEG, TIFF or BMP image."""
+    return any(start.startswith(magic) for magic, _ in READERS)
+
+
+def header_size(data: bytes, name: str) -> tuple[int, int]:
+    """Return the (width, height) in pixels that the header of an image file's bytes states.
+
+    Raises:
+        ImageError: no header of a PNG, JPEG, TIFF or BMP image.
+    """
+    try:
+        return _open(io.BytesIO(data), name).size
+    except PARSER_ERRORS as error:
+        raise ImageError(name, f"damaged or cut off ({error})") from error
 
 
 def is_plain(path: Path) -> bool:

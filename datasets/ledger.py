@@ -11,13 +11,13 @@ image, and counts only when it is whole.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+from wafer.datasets.chain import GENESIS, chained_line, parse_line
 from wafer.datasets.errors import DataError, Fault
 from wafer.datasets.records import SOURCES, Annotation, Box, Source
 
@@ -42,8 +42,6 @@ __all__ = [
 
 LEDGER = "ledger.jsonl"
 HEAD = "ledger.head"
-GENESIS = "0" * 64
-"""What the first line has for the hash of the line before it."""
 
 Decision = Literal[
     "adopted", "drawn", "accepted", "confirmed", "edited", "rejected", "empty", "withdrawn"
@@ -189,11 +187,7 @@ def entry_line(entry: Entry, *, before: str) -> tuple[bytes, str]:
         before: the hash of the line before.
     """
     given = {name: value for name, value in asdict(entry).items() if value is not None}
-    body = json.dumps(
-        {**given, "before": before}, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-    )
-    digest = hashlib.sha256(body.encode()).hexdigest()
-    return f'{body[:-1]},"hash":"{digest}"}}\n'.encode(), digest
+    return chained_line(given, before=before)
 
 
 def read_chain(folder: Path) -> Chain:
@@ -271,7 +265,6 @@ class _Reader:
 
 
 FIELDS = frozenset(field.name for field in fields(Entry))
-HASH_LENGTH = len('"hash":""}') + 64
 
 
 def _parse(line: bytes) -> tuple[Entry, str, str]:
@@ -280,12 +273,7 @@ def _parse(line: bytes) -> tuple[Entry, str, str]:
     Raises:
         ValueError, TypeError, KeyError: it is no such line.
     """
-    body, tail = line[: -HASH_LENGTH - 1] + b"}", line[-HASH_LENGTH:]
-    digest = hashlib.sha256(body).hexdigest()
-    if tail != f'"hash":"{digest}"}}'.encode():
-        raise ValueError("its hash does not fit")
-    raw: dict[str, Any] = json.loads(body)
-    before = str(raw.pop("before"))
+    raw, before, digest = parse_line(line)
     if unknown := sorted(raw.keys() - FIELDS):
         raise ValueError(f"unknown key {unknown[0]}, of a newer wafer")
     raw["size"] = tuple(raw["size"])

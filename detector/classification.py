@@ -19,7 +19,7 @@ from wafer.detector.torch_backend import TORCH, torch_backend
 from wafer.inference.all_boxes import BoxFile
 from wafer.inference.bundle import Bundle, open_bundle
 from wafer.inference.engines.backend import Backend
-from wafer.inference.engines.choosing import AUTO, BACKENDS, choose_backend
+from wafer.inference.engines.choosing import AUTO, BACKENDS, choose_backend, open_predictor
 from wafer.inference.output import (
     Classify,
     Progress,
@@ -244,8 +244,7 @@ def _from_run(
 
 
 def _opened(folder: Path, backend: Backend, batch: int, heat: Wanted | None) -> Predictor:
-    bundle = open_bundle(folder)
-    return replace(bundle.predictor(backend.open(bundle, batch)), explain=heat)
+    return replace(open_predictor(folder, backend, batch), explain=heat)
 
 
 def _on_all_cores(

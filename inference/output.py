@@ -31,7 +31,10 @@ __all__ = [
     "check_output",
     "classify_to_file",
     "columns_wanted",
+    "csv_header",
+    "csv_row",
     "is_wanted",
+    "json_row",
 ]
 
 TYPES: Mapping[str, type[str | int | float]] = {
@@ -62,6 +65,7 @@ Progress = Callable[[int, int | None], None]
 """Called after each row with the rows done and, where it is known, their number."""
 
 Value = str | int | float | None
+"""Of a column; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,18 +228,31 @@ def _check_file(path: Path, suffixes: Sequence[str], option: str, force: bool) -
         raise WaferError(f"{path} exists; add --force to replace it, or name another {option}")
 
 
+def csv_header() -> bytes:
+    """Return the first line of a CSV of rows."""
+    return _csv_line(COLUMNS)
+
+
+def csv_row(row: Row) -> bytes:
+    """Return the line of a row in a CSV."""
+    return _csv_line([_cell(name, value) for name, value in _values(row).items()])
+
+
+def json_row(row: Row) -> dict[str, Value]:
+    """Return the values of a row by column, rounded as in files; None for what is empty."""
+    return {name: _rounded(name, value) for name, value in _values(row).items()}
+
+
 def _growing(path: Path) -> Growing:
     if path.suffix.lower() == PARQUET:
         return Growing(path, finished=partial(to_parquet, columns=TYPES))
-    return Growing(path, _csv_line(COLUMNS) if path.suffix.lower() == CSV else b"")
+    return Growing(path, csv_header() if path.suffix.lower() == CSV else b"")
 
 
 def _encode(row: Row, path: Path) -> bytes:
-    values = _values(row)
     if path.suffix.lower() == CSV:
-        return _csv_line([_cell(name, value) for name, value in values.items()])
-    numbers = {name: _rounded(name, value) for name, value in values.items()}
-    return _utf8(json.dumps(numbers, ensure_ascii=False, allow_nan=False) + "\n")
+        return csv_row(row)
+    return _utf8(json.dumps(json_row(row), ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _values(row: Row) -> dict[str, Value]:

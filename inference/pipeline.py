@@ -128,7 +128,7 @@ def _prepare(item: ImageInput, *, predictor: Predictor) -> Prepared | Row:
         if item.error or name != item.name:
             reason = item.error or "a file name that is not UTF-8; rename the file"
             raise ImageError(name, reason)
-        data = read_bytes(item.path)
+        data = read_bytes(item.path) if item.content is None else item.content
         digest = hashlib.sha256(data).hexdigest()
         image = decode_bytes(data, name, colour=predictor.colour, white_level=predictor.white_level)
     except ImageError as error:

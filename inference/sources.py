@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -29,12 +29,14 @@ class ImageInput:
     """One image to look at.
 
     ``path`` is where it is, ``name`` what the output calls it. ``error`` says why it cannot be
-    read where that is known without opening it.
+    read where that is known without opening it. ``content`` is that of the file where somebody
+    sent it; then nothing is read from ``path``.
     """
 
     path: Path
     name: str
     error: str = ""
+    content: bytes | None = field(default=None, repr=False)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import warnings
 from contextlib import closing
 from multiprocessing.connection import Connection
 
@@ -21,6 +22,7 @@ __all__: list[str] = []
 
 def main() -> None:
     """Answer until nobody asks any more."""
+    warnings.simplefilter("ignore")  # of odd tags in files: the row says what matters
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what ends when
     with Connection(int(sys.argv[1])) as parent:
         try:

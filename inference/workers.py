@@ -18,7 +18,7 @@ from wafer.datasets.errors import WaferError, WeightsError
 from wafer.inference.records import Predictor, Row
 from wafer.inference.sources import ImageInput
 
-__all__ = ["classify_in_processes", "core_count"]
+__all__ = ["classify_in_processes", "core_count", "start_worker"]
 
 Batch = tuple[ImageInput, ...]
 
@@ -59,6 +59,32 @@ def classify_in_processes(
     if batch < 1:
         raise ValueError(f"batch must be at least 1, not {batch}")
     return _Pool(opened, iter(inputs), batch).rows(processes)
+
+
+def start_worker(
+    opened: Callable[[], Predictor],
+) -> tuple[subprocess.Popen[bytes], Connection]:
+    """Start a process that answers for batches (`wafer.inference.worker`), and open its model.
+
+    It ends when the connection is closed, or this process ends.
+
+    Args:
+        opened: opens the model; it has to be picklable.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "wafer.inference.worker", str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            process_group=0,  # Ctrl-C in a terminal is for the parent
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    connection = Connection(ours.detach())
+    with suppress(OSError):  # where it has ended, the end of what it says tells
+        connection.send(opened)
+    return process, connection
 
 
 @dataclass(slots=True)
@@ -155,19 +181,7 @@ class _Pool:
         self._workers[self._workers.index(worker)] = self._started()
 
     def _started(self) -> _Worker:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "wafer.inference.worker", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                process_group=0,  # Ctrl-C in a terminal is for the parent
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-        worker = _Worker(process, Connection(ours.detach()))
-        self._send(worker, self._opened)
-        return worker
+        return _Worker(*start_worker(self._opened))
 
     def _send(self, worker: _Worker, content: object) -> None:
         with suppress(OSError):  # where it has ended, the end of what it says tells

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from wafer.datasets.errors import WeightsError
-from wafer.inference.bundle import Bundle
+from wafer.inference.bundle import Bundle, open_bundle
 from wafer.inference.engines.backend import Backend
 from wafer.inference.engines.onnx_runtime import ONNX_RUNTIME
 from wafer.inference.engines.open_vino import OPEN_VINO
 from wafer.inference.engines.probe import probe
+from wafer.inference.records import Predictor
 
-__all__ = ["AUTO", "BACKENDS", "check_bundle", "choose_backend"]
+__all__ = ["AUTO", "BACKENDS", "check_bundle", "choose_backend", "open_predictor"]
 
 log = logging.getLogger(__name__)
 
@@ -64,3 +66,19 @@ def choose_backend(
         f"no engine gives the golden answers of {bundle.folder} here ({'; '.join(refusals)}); "
         "export the model again"
     )
+
+
+def open_predictor(folder: Path, backend: Backend, batch: int) -> Predictor:
+    """Open a bundle on a backend, ready to answer for files.
+
+    Args:
+        folder: the bundle; all its files are checked once more.
+        backend: one that gives its golden answers here.
+        batch: images a call.
+
+    Raises:
+        DataError: files that are missing or altered.
+        WeightsError: the runtime refuses it.
+    """
+    bundle = open_bundle(folder)
+    return bundle.predictor(backend.open(bundle, batch))

@@ -15,7 +15,7 @@ ORDER = [
     ("weights", "evaluation"),
     ("inference",),
     ("detector",),
-    ("experiments", "labelling"),
+    ("experiments", "labelling", "service"),
     ("cli",),
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

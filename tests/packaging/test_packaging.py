@@ -16,6 +16,7 @@ ROOMS = [
     "experiments",
     "inference",
     "labelling",
+    "service",
     "weights",
 ]
 

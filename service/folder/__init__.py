@@ -1,0 +1,1 @@
+"""`wafer watch`: images appear in a folder, answers appear in another."""

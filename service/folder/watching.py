@@ -1,0 +1,262 @@
+"""`wafer watch`: looks for complete images, has them answered, writes down, publishes, again."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import signal
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+from wafer.datasets.errors import WaferError
+from wafer.datasets.workspace import Workspace
+from wafer.inference.engines.choosing import AUTO
+from wafer.inference.output import csv_row
+from wafer.inference.sources import ImageInput
+from wafer.inference.workers import core_count
+from wafer.service.answers import answer_of
+from wafer.service.folder.answering import Answering
+from wafer.service.folder.looking import Found, Looking
+from wafer.service.folder.publishing import Output
+from wafer.service.folder.state import Answer, State, open_state
+from wafer.service.logs import log_as_json
+from wafer.service.models import Served, bundle_to_serve, passed
+from wafer.service.process import Answered
+
+__all__ = ["Ask", "Done", "Watcher", "watch_folder"]
+
+log = logging.getLogger(__name__)
+
+STATE = "state.sqlite"
+LOCK = ".lock"
+AT_ONCE = 32
+"""Images for each process between two times that results are written down and published."""
+Ask = Callable[[Sequence[ImageInput]], tuple[list[Answered], str]]
+"""Answers some images, in their order; also returns the digest of the bundle that did."""
+
+LEAST_PAUSE, MOST_PAUSE = 0.05, 1.0
+"""Seconds between two looks at the folder."""
+PAUSE = 5.0
+"""Seconds to the next try after the disk was full or the folder away."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What is in the output, of this run and earlier ones.
+
+    ``broken`` are contents in the dead-letter folder, ``copies`` files of a content that had an
+    answer.
+    """
+
+    answered: int
+    broken: int
+    copies: int
+
+
+def watch_folder(
+    folder: Path,
+    *,
+    workspace: Workspace | None,
+    weights: Path | None = None,
+    output: Path | None = None,
+    once: bool = False,
+    settle: float = 2.0,
+    engine: str = AUTO,
+) -> Done:
+    """Answer the images that appear in a folder, each content once, until told to end.
+
+    A process that is killed at any moment goes on where it was; what it had written down is not
+    answered again.
+
+    Args:
+        folder: with all that is below it; each folder in it is a lot. Nothing in it is changed.
+        workspace: whose promoted bundle.
+        weights: a bundle to use instead, whatever is promoted.
+        output: where results go, not in the folder; None takes ``<folder>-results`` beside it.
+        once: end when all that is there is answered.
+        settle: seconds without a change after which a file is complete.
+        engine: what runs the bundle: ``openvino``, ``onnxruntime`` or ``auto``.
+
+    Raises:
+        WaferError: no such folder, an output in it or of another process, or a damaged state; with
+            ``once`` also a full disk.
+        WeightsError: no bundle, or no engine that gives its golden answers.
+    """
+    target = folder.with_name(f"{folder.absolute().name}-results") if output is None else output
+    _check(folder, target)
+    served = passed(bundle_to_serve(workspace, weights=weights), engine=engine)
+    target.mkdir(parents=True, exist_ok=True)
+    with _alone(target), open_state(target / STATE) as state, _ending() as ended:
+        log_as_json()
+        watcher = Watcher(folder, target, state, settle=settle)
+        watcher.begin()
+        with closing(_Model(served, workspace, weights, engine)) as model:
+            while not ended.is_set():
+                try:
+                    more = watcher.round(model.ask, ended)
+                except (OSError, sqlite3.Error) as error:
+                    if once:
+                        raise
+                    log.error("cannot go on now", extra={"fields": {"error": str(error)}})
+                    ended.wait(PAUSE)
+                    continue
+                if once and not more and not watcher.waits:
+                    break
+                if not more:
+                    ended.wait(min(MOST_PAUSE, max(LEAST_PAUSE, settle / 2)))
+        answered, broken, copies = state.counts()
+    return Done(answered=answered, broken=broken, copies=copies)
+
+
+class _Model:
+    """The bundle at work, which a promoted one replaces between two rounds."""
+
+    def __init__(
+        self, served: Served, workspace: Workspace | None, weights: Path | None, engine: str
+    ) -> None:
+        self._choose = partial(bundle_to_serve, workspace, weights=weights)
+        self._engine = engine
+        self._looked_at = served.bundle.folder
+        self._complaint = ""
+        self.answering = Answering(served, processes=core_count())
+
+    def ask(self, items: Sequence[ImageInput]) -> tuple[list[Answered], str]:
+        """Return the answers for some images, and the digest of the bundle that gave them."""
+        self._follow()
+        return self.answering.answers(items), self.answering.served.bundle.digest
+
+    def _follow(self) -> None:
+        """Take the bundle that is promoted now, if it gives its golden answers."""
+        try:
+            folder = self._choose()
+            if folder == self._looked_at:
+                return
+            self._looked_at = folder
+            if folder != self.answering.served.bundle.folder:
+                served = passed(folder, engine=self._engine)
+                self.answering.close()
+                self.answering = Answering(served, processes=core_count())
+                log.info("model at work", extra={"fields": {"model": served.bundle.label}})
+        except (WaferError, OSError) as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                fields = {"bundle": self._looked_at.name, "error": self._complaint}
+                log.error("promoted bundle not used", extra={"fields": fields})
+
+    def close(self) -> None:
+        """End its processes."""
+        self.answering.close()
+
+
+class Watcher:
+    """Brings what is complete in a folder into the state, and from there into the output.
+
+    Args:
+        folder: where images appear.
+        target: where results go.
+        state: what has been answered.
+        settle: seconds without a change after which a file is complete.
+    """
+
+    def __init__(self, folder: Path, target: Path, state: State, *, settle: float) -> None:
+        self._looking = Looking(folder, settle=settle)
+        self._output = Output(target, source=folder)
+        self._folder = folder
+        self._state = state
+        self._known = state.files()
+
+    @property
+    def waits(self) -> bool:
+        """Return whether there are files that are not complete yet."""
+        return self._looking.changing > 0
+
+    def begin(self) -> None:
+        """Bring into the output what a process that was killed had only written down."""
+        self._output.remove_leftovers()
+        self._publish()
+
+    def round(self, ask: Ask, ended: threading.Event) -> bool:
+        """Answer what is complete now; return whether there was anything.
+
+        Args:
+            ask: answers some images.
+            ended: set when there should be an end; what is begun is finished.
+        """
+        if not self._folder.is_dir():
+            raise NotADirectoryError(f"{self._folder} is not there")
+        size = AT_ONCE * core_count()
+        found, some = self._looking.complete(self._known), False
+        while not ended.is_set() and (part := list(islice(found, size))):
+            answered, digest = ask([each.item for each in part])
+            self._state.add(
+                _answer(each, answer, digest) for each, answer in zip(part, answered, strict=True)
+            )
+            self._known |= {each.path: each.seen for each in part}
+            self._publish()
+            some = True
+        return some
+
+    def _publish(self) -> None:
+        while number := self._output.publish(self._state, AT_ONCE * core_count()):
+            log.info("published", extra={"fields": {"files": number}})
+
+
+def _answer(found: Found, answered: Answered, digest: str) -> Answer:
+    row = answered.row
+    lot = PurePosixPath(found.path).parent.as_posix()
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    content = {**answer_of(row, digest=digest), "time": time}
+    # What could not be read has no digest: then it is this file, as it is now, that is known.
+    instead = f"{found.path}:{found.seen.size}:{found.seen.changed}"
+    key = row.sha256 or hashlib.sha256(instead.encode()).hexdigest()
+    return Answer(
+        path=found.path,
+        lot=lot,
+        seen=found.seen,
+        key=key,
+        line=csv_row(row).decode(),
+        answer=json.dumps(content, ensure_ascii=False),
+        error=row.error,
+    )
+
+
+def _check(folder: Path, target: Path) -> None:
+    if not folder.is_dir():
+        raise WaferError(f"{folder}: no such folder; name one in which images appear")
+    if target.resolve().is_relative_to(folder.resolve()):
+        raise WaferError(f"{target} lies in the watched folder; name another --output")
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Keep another process from the same output."""
+    with (target / LOCK).open("w") as handle:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise WaferError(f"{target}: another `wafer watch` writes there already") from error
+        yield
+
+
+@contextmanager
+def _ending() -> Iterator[threading.Event]:
+    """Make SIGTERM and SIGINT an event instead of an end in the middle."""
+    ended = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: ended.set())
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""`wafer serve`: images in over HTTP, answers out."""

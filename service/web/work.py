@@ -1,0 +1,198 @@
+"""The model behind the requests: opened, asked, replaced by a promoted one, drained."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from wafer.datasets.errors import WaferError
+from wafer.inference.registry import CURRENT
+from wafer.inference.sources import ImageInput
+from wafer.service.models import Served
+from wafer.service.web.fleet import Fleet
+from wafer.service.web.metrics import Metrics
+from wafer.service.web.refusals import busy
+from wafer.service.web.waiting import Answer, Waiting
+
+__all__ = ["DRAIN", "Refusal", "Work"]
+
+log = logging.getLogger(__name__)
+
+MOST_WAITING = 64
+LOOK = 0.5
+"""Seconds between two looks at which bundle is promoted."""
+
+DRAIN = 10
+"""Seconds that requests inside have at most when the end was asked for."""
+
+Choose = Callable[[], Path]
+Check = Callable[[Path], Served]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A promoted bundle that is not used, and why."""
+
+    name: str
+    reason: str
+
+
+class Work:
+    """Answers images with the bundle that is promoted.
+
+    Args:
+        first: the bundle to begin with.
+        choose: returns the folder of the bundle that should be at work.
+        check: returns it with an engine, after it gave its golden answers; raises `WaferError`.
+        processes: at least 1.
+        deadline: seconds that an image may wait.
+        metrics: where everything is counted.
+    """
+
+    def __init__(
+        self,
+        first: Served,
+        *,
+        choose: Choose,
+        check: Check,
+        processes: int,
+        deadline: float,
+        metrics: Metrics,
+    ) -> None:
+        self._choose = choose
+        self._check = check
+        self._count = processes
+        self._metrics = metrics
+        self._waiting = Waiting(most=MOST_WAITING, deadline=deadline)
+        self._fleet = self._fleet_of(first)
+        self._starts = 0
+        self._requests = 0
+        self.since = ""
+        self.refusal: Refusal | None = None
+        self.draining = False
+        metrics.follow("wafer_waiting_images", "Images that wait.", lambda: len(self._waiting))
+        metrics.follow("wafer_requests_inside", "Requests let in.", lambda: self._requests)
+        metrics.follow("wafer_ready", "1 while images are answered.", lambda: self.ready)
+        metrics.follow(
+            "wafer_process_starts",
+            "Processes of the model that were started.",
+            lambda: self._starts + self._fleet.starts,
+        )
+
+    @property
+    def served(self) -> Served:
+        """Return the bundle at work."""
+        return self._fleet.served
+
+    @property
+    def ready(self) -> bool:
+        """Return whether images are answered."""
+        return self._fleet.ready and not self.draining
+
+    async def start(self) -> None:
+        """Open the model.
+
+        Raises:
+            WaferError: it cannot be opened.
+        """
+        await self._fleet.start()
+        self._show()
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Let a request in, which `stop` then waits for; or refuse it before its images are read.
+
+        Raises:
+            Refused: 503.
+        """
+        if self.draining:
+            raise busy("draining", "the server is about to end; ask another one")
+        self._waiting.check()
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+
+    async def answer(self, items: Sequence[ImageInput]) -> list[Answer]:
+        """Return the answers for some images, in their order.
+
+        Raises:
+            Refused: 503, there is no place for them, or their deadline has passed.
+        """
+        jobs = self._waiting.put(items)
+        try:
+            return await asyncio.gather(*(job.answer for job in jobs))
+        finally:
+            self._waiting.drop(jobs)
+
+    async def follow(self) -> None:
+        """Replace the bundle whenever another one is promoted, until cancelled.
+
+        Images that wait are answered by the new one, those a process has by the old one. Where the
+        new one fails, the old one stays.
+        """
+        looked_at: Path | None = self.served.bundle.folder
+        while True:
+            await asyncio.sleep(LOOK)
+            try:
+                folder = await asyncio.to_thread(self._choose)
+            except (WaferError, OSError) as error:
+                looked_at = None
+                self._refuse(Refusal(CURRENT, str(error)))
+                continue
+            if folder != looked_at:
+                looked_at = folder
+                await self._change_to(folder)
+
+    async def stop(self) -> None:
+        """Let no request in any more, and end the processes when those inside are answered."""
+        self.draining = True
+        end = asyncio.get_running_loop().time() + DRAIN
+        while self._requests and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.02)
+        await self._fleet.stop()
+
+    async def _change_to(self, folder: Path) -> None:
+        if folder == self.served.bundle.folder:
+            self._refuse(None)
+            return
+        try:
+            fleet = self._fleet_of(await asyncio.to_thread(self._check, folder))
+            await fleet.start()
+        except (WaferError, OSError) as error:
+            self._refuse(Refusal(folder.name, str(error)))
+            return
+        old, self._fleet = self._fleet, fleet
+        self._refuse(None)
+        self._show()
+        await old.stop()
+        self._starts += old.starts
+
+    def _refuse(self, refusal: Refusal | None) -> None:
+        if refusal == self.refusal:
+            return
+        self.refusal = refusal
+        self._metrics.set_refused(refusal is not None)
+        if refusal is not None:
+            fields = {"bundle": refusal.name, "error": refusal.reason}
+            log.error("promoted bundle not used", extra={"fields": fields})
+
+    def _show(self) -> None:
+        bundle = self.served.bundle
+        self.since = datetime.now(UTC).isoformat(timespec="seconds")
+        self._metrics.set_model(bundle.label, bundle.digest)
+        fields = {
+            "model": bundle.label,
+            "digest": bundle.digest,
+            "engine": self.served.backend.name,
+        }
+        log.info("model at work", extra={"fields": fields})
+
+    def _fleet_of(self, served: Served) -> Fleet:
+        return Fleet(served, self._waiting, processes=self._count, watch=self._metrics.add_batch)

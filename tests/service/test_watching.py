@@ -1,0 +1,408 @@
+"""A watched folder: whatever is killed and when, each content has one answer; nothing is lost."""
+
+import csv
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wafer.datasets.errors import WaferError
+from wafer.datasets.records import Box
+from wafer.detector.classification import classify_images
+from wafer.evaluation.records import Prediction
+from wafer.inference import pipeline
+from wafer.inference.records import Row
+from wafer.inference.sources import ImageInput
+from wafer.service.folder import publishing, state, watching
+from wafer.service.folder.looking import Looking
+from wafer.service.folder.state import Seen, open_state
+from wafer.service.folder.watching import Watcher
+from wafer.service.process import Answered
+
+Shot = Callable[..., bytes]
+WAFER = str(Path(sys.executable).with_name("wafer"))
+DIGEST = "d" * 64
+
+
+def answer(items: Sequence[ImageInput]) -> tuple[list[Answered], str]:
+    """Answer as a process would, from the content alone."""
+    rows = []
+    for item in items:
+        prepared = pipeline._prepare(item, predictor=Grey)  # type: ignore[arg-type]
+        if isinstance(prepared, Row):
+            rows.append(prepared)
+            continue
+        confidence = float(prepared.pixels.image.mean()) / 255
+        prediction = Prediction(item.name, Box(1, 2, 3, 4), "spot", confidence, "auto")
+        rows.append(
+            Row(
+                image=item.name,
+                model="m",
+                sha256=prepared.sha256,
+                prediction=prediction,
+                class_code=1,
+            )
+        )
+    return [Answered(row=row) for row in rows], DIGEST
+
+
+class Grey:
+    model, colour, white_level, image_size = "m", False, 65535, 32
+
+
+@pytest.fixture
+def incoming(tmp_path: Path, shot: Shot) -> Path:
+    """Two lots with a broken file and a copy."""
+    folder = tmp_path / "incoming"
+    for lot in ("lot 1", "lot 2/wafer 7"):
+        (folder / lot).mkdir(parents=True)
+    for number in range(6):
+        (folder / "lot 1" / f"{number}.png").write_bytes(shot(20 + 30 * number))
+        (folder / "lot 2/wafer 7" / f"{number}.jpg").write_bytes(
+            shot(25 + 30 * number, kind="JPEG")
+        )
+    (folder / "top.png").write_bytes(shot(5))
+    (folder / "lot 1" / "broken.png").write_bytes(shot(99)[:-40])
+    shutil.copy(folder / "lot 1" / "3.png", folder / "lot 2/wafer 7" / "again.png")
+    (folder / "lot 1" / "notes.txt").write_text("not an image")
+    return folder
+
+
+def work(folder: Path, target: Path, ask: watching.Ask = answer) -> tuple[int, int, int]:
+    """Do what `wafer watch --once --settle 0` does, without processes."""
+    target.mkdir(exist_ok=True)
+    with open_state(target / "state.sqlite") as opened:
+        watcher = Watcher(folder, target, opened, settle=0)
+        watcher.begin()
+        while watcher.round(ask, threading.Event()):
+            pass
+        return opened.counts()
+
+
+def table(target: Path, lot: str) -> list[dict[str, str]]:
+    with (target / lot / "predictions.csv").open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def files(target: Path) -> dict[str, bytes]:
+    """Return the output, without what differs from run to run."""
+    found = {}
+    for path in sorted(target.rglob("*")):
+        name = path.relative_to(target).as_posix()
+        if not path.is_file() or name.startswith(("state.sqlite", ".lock")):
+            continue
+        content = path.read_bytes()
+        if path.suffix == ".json":
+            values = json.loads(content)
+            assert values.pop("time").startswith("20")
+            content = json.dumps(values).encode()
+        elif path.suffix == ".csv":
+            content = b"".join(sorted(content.splitlines(keepends=True)))
+        found[name] = content
+    return found
+
+
+def test_each_content_has_one_row_and_each_file_a_sidecar(incoming: Path, tmp_path: Path) -> None:
+    target = tmp_path / "results"
+    before = {p: p.read_bytes() for p in incoming.rglob("*") if p.is_file()}
+    assert work(incoming, target) == (13, 1, 1)
+    rows = [row for lot in ("lot 1", "lot 2/wafer 7", ".") for row in table(target, lot)]
+    names = [row["image"] for row in rows]
+    expected = [f"lot 1/{k}.png" for k in range(6)] + ["top.png"]
+    expected += [f"lot 2/wafer 7/{k}.jpg" for k in range(6)]
+    assert sorted(names) == sorted(expected)
+    assert len({row["sha256"] for row in rows}) == 13
+    sidecar = json.loads((target / "lot 1" / "3.png.json").read_text())
+    (row,) = [row for row in rows if row["image"] == "lot 1/3.png"]
+    assert sidecar["vector"] == [1.0, 2.0, 3.0, 4.0, "spot", float(row["confidence"])]
+    assert (sidecar["sha256"], sidecar["model_digest"]) == (row["sha256"], DIGEST)
+    copy = json.loads((target / "lot 2/wafer 7" / "again.png.json").read_text())
+    assert (copy["image"], copy["copy_of"]) == ("lot 2/wafer 7/again.png", "lot 1/3.png")
+    assert copy["vector"] == sidecar["vector"]
+    reason, dead = sorted((target / "dead-letter" / "lot 1").iterdir())
+    assert dead.read_bytes() == before[incoming / "lot 1" / "broken.png"]
+    assert "cut off" in json.loads(reason.read_text())["error"]
+    assert {p: p.read_bytes() for p in incoming.rglob("*") if p.is_file()} == before
+
+
+def test_what_was_answered_is_not_asked_again_and_a_changed_file_is(
+    incoming: Path, tmp_path: Path, shot: Shot
+) -> None:
+    target, asked = tmp_path / "results", list[str]()
+
+    def ask(items: Sequence[ImageInput]) -> tuple[list[Answered], str]:
+        asked.extend(item.name for item in items)
+        return answer(items)
+
+    work(incoming, target, ask)
+    assert len(asked) == 15
+    first = files(target)
+    asked.clear()
+    work(incoming, target, ask)
+    assert asked == []
+    assert files(target) == first
+    (incoming / "lot 1" / "broken.png").write_bytes(shot(99))
+    (incoming / "lot 1" / "0.png").write_bytes(shot(251))
+    assert work(incoming, target, ask) == (15, 1, 1)
+    assert sorted(asked) == ["lot 1/0.png", "lot 1/broken.png"]
+    names = [row["image"] for row in table(target, "lot 1")]
+    assert sorted(set(names)) == sorted([f"lot 1/{k}.png" for k in range(6)] + ["lot 1/broken.png"])
+    assert names.count("lot 1/0.png") == 2
+    assert set(first) < set(files(target))
+
+
+class Killed(BaseException):
+    """What the process would not live to see."""
+
+
+def killing(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop at the ``at``-th step: before or after a file is replaced or the state changes."""
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == at:
+            raise Killed
+
+    def around(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*given: Any, **more: Any) -> Any:
+            step()
+            result = function(*given, **more)
+            step()
+            return result
+
+        return wrapped
+
+    monkeypatch.setattr(publishing, "write_text", around(publishing.write_text))
+    monkeypatch.setattr(publishing, "write_bytes", around(publishing.write_bytes))
+    monkeypatch.setattr(publishing, "atomic_file", around(publishing.atomic_file))
+    monkeypatch.setattr(state.State, "add", around(state.State.add))
+    monkeypatch.setattr(state.State, "publish", around(state.State.publish))
+
+
+def test_stopped_at_any_step_it_ends_with_the_same_results(
+    incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "AT_ONCE", 2)
+    monkeypatch.setattr(watching, "core_count", lambda: 2)
+    work(incoming, tmp_path / "whole")
+    whole = files(tmp_path / "whole")
+    stopped = 0
+    for at in range(1, 200, 5):
+        target = tmp_path / "results"
+        with monkeypatch.context() as patch:
+            killing(at, patch)
+            try:
+                work(incoming, target)
+                break
+            except Killed:
+                stopped += 1
+        assert work(incoming, target) == (13, 1, 1)
+        assert files(target) == whole, at
+        shutil.rmtree(target)
+    assert stopped > 8
+
+
+def test_a_full_disk_stops_it_and_costs_nothing_more(incoming: Path, tmp_path: Path) -> None:
+    work(incoming, tmp_path / "whole")
+    target, stopped = tmp_path / "results", 0
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for size in (0, 500, 3_000, 30_000, 40_000):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+            try:
+                work(incoming, target)
+            except (OSError, WaferError):
+                stopped += 1
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    finally:
+        signal.signal(signal.SIGXFSZ, handler)
+    assert stopped >= 3
+    assert work(incoming, target) == (13, 1, 1)
+    assert files(target) == files(tmp_path / "whole")
+
+
+def test_a_file_is_complete_when_it_rests_or_is_marked(tmp_path: Path, shot: Shot) -> None:
+    clock = [0.0]
+    looking = Looking(tmp_path, settle=2.0, now=lambda: clock[0])
+    image, other = tmp_path / "a.png", tmp_path / "b.png"
+    image.write_bytes(shot(9)[:50])
+    other.write_bytes(shot(8))
+
+    known: dict[str, Seen] = {}
+
+    def found(at: float) -> list[str]:
+        clock[0] = at
+        complete = list(looking.complete(known))
+        known.update({each.path: each.seen for each in complete})
+        return [each.path for each in complete]
+
+    assert found(0) == []
+    assert looking.changing == 2
+    with image.open("ab") as growing:
+        growing.write(b"more")
+    assert found(1.9) == []
+    assert found(2.1) == ["b.png"]
+    os.utime(image, (0, 0))  # a copy that keeps the time of the original
+    assert found(3.9) == []
+    assert found(5.8) == []
+    assert found(6.0) == ["a.png"]
+    third = tmp_path / "c.png"
+    third.write_bytes(shot(7))
+    (tmp_path / "c.png.done").touch()
+    assert found(6.1) == ["c.png"]
+    third.write_bytes(shot(6))
+    assert found(6.2) == ["c.png"]
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    assert found(6.3) == []
+    assert found(8.4) == ["gone.png"]
+    assert found(99.0) == []
+
+
+def test_odd_names_get_results_too(tmp_path: Path, shot: Shot) -> None:
+    folder, target = tmp_path / "in", tmp_path / "results"
+    folder.mkdir()
+    long = "x" * 250 + ".png"
+    names = [long, "\u00e4\u00df \u4e2d.png", "=cmd.png", "a\nb.png"]
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(shot(10 + number))
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(shot(44))
+    (folder / ("y" * 250 + ".png")).write_bytes(b"broken")
+    (folder / "gone.png").symlink_to("nowhere")
+    assert work(folder, target) == (4, 3, 0)
+    assert sorted(row["image"] for row in table(target, ".")) == sorted(
+        [long, names[1], "./=cmd.png", names[3]]
+    )
+    assert len(list(target.glob("*.json"))) == 4
+    assert len(list((target / "dead-letter").glob("*.json"))) == 3
+
+
+@pytest.fixture(scope="module")
+def lots(tmp_path_factory: pytest.TempPathFactory, shot: Shot) -> Path:
+    folder = tmp_path_factory.mktemp("lots") / "in"
+    for lot in "ab":
+        (folder / lot).mkdir(parents=True)
+        for number in range(40):
+            brightness = 5 + 3 * number + (lot == "b")
+            (folder / lot / f"{number}.png").write_bytes(shot(brightness, size=(200, 150)))
+    (folder / "a" / "broken.png").write_bytes(b"not an image")
+    return folder
+
+
+def command(fab: Any, folder: Path, target: Path, *options: str) -> list[str]:
+    where = ["--workspace", str(fab.root), "--output", str(target), "--engine", "onnxruntime"]
+    return [WAFER, "watch", str(folder), *where, "--settle", "0", *options]
+
+
+def test_killed_in_the_middle_it_ends_with_the_rows_of_classify(
+    fab: Any, lots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", fab.environment["XDG_CACHE_HOME"])
+    target = tmp_path / "results"
+    once = command(fab, lots, target, "--once")
+    process = subprocess.Popen(once, env=fab.environment, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not list(target.glob("[ab]/*.json")):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    done = subprocess.run(once, env=fab.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1  # a file is broken
+    assert done.stderr.splitlines()[-1] == "80 images answered, 1 broken, 0 copies"
+    classify_images(
+        [str(lots)],
+        weights=fab.first.folder,
+        output=tmp_path / "rows.csv",
+        recursive=True,
+        engine="onnxruntime",
+    )
+    expected = [r for r in table_of(tmp_path / "rows.csv") if not r["error"]]
+    rows = table(target, "a") + table(target, "b")
+    assert sorted(rows, key=lambda row: row["image"]) == sorted(
+        expected, key=lambda row: row["image"]
+    )
+    assert len(list(target.glob("[ab]/*.json"))) == 80
+    assert not list(target.rglob(".*.tmp-*"))
+
+
+def table_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+@pytest.fixture
+def watching_process(fab: Any, tmp_path: Path) -> Iterator[Any]:
+    (tmp_path / "in" / "lot").mkdir(parents=True)
+    fab.promote(fab.first)
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            command(fab, tmp_path / "in", tmp_path / "out"), env=fab.environment, stderr=log
+        )
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_it_answers_what_appears_follows_the_promoted_bundle_and_ends_when_told(
+    fab: Any, watching_process: Any, tmp_path: Path, shot: Shot
+) -> None:
+    def appears(name: str, brightness: int) -> Any:
+        (tmp_path / "in" / name).write_bytes(shot(brightness))
+        path, end = tmp_path / "out" / f"{name}.json", time.monotonic() + 120
+        while not path.exists():
+            assert watching_process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        return json.loads(path.read_text())
+
+    assert appears("lot/1.png", 220)["model_digest"] == fab.first.digest
+    fab.promote(fab.wrong)
+    assert appears("lot/2.png", 221)["model_digest"] == fab.first.digest
+    fab.promote(fab.second)
+    assert appears("lot/3.png", 222)["model_digest"] == fab.second.digest
+    with pytest.raises(WaferError, match="another `wafer watch` writes there already"):
+        watching.watch_folder(
+            tmp_path / "in",
+            workspace=fab.workspace,
+            weights=fab.first.folder,
+            output=tmp_path / "out",
+            engine="onnxruntime",
+        )
+    watching_process.send_signal(signal.SIGTERM)
+    assert watching_process.wait(60) == 0
+    assert [row["model"] for row in table(tmp_path / "out", "lot")] == [
+        fab.first.label,
+        fab.first.label,
+        fab.second.label,
+    ]
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert lines[-1] == "3 images answered, 0 broken, 0 copies"
+    assert "promoted bundle not used" in [json.loads(line)["event"] for line in lines[:-1]]
+
+
+def test_a_folder_or_an_output_that_cannot_be_is_refused(fab: Any, tmp_path: Path) -> None:
+    with pytest.raises(WaferError, match="no such folder"):
+        watching.watch_folder(tmp_path / "none", workspace=fab.workspace)
+    with pytest.raises(WaferError, match="lies in the watched folder"):
+        watching.watch_folder(tmp_path, workspace=fab.workspace, output=tmp_path / "out")
+    (tmp_path / "state.sqlite").write_bytes(b"no database" * 100)
+    with (
+        pytest.raises(WaferError, match=r"state\.sqlite: file is not a database"),
+        open_state(tmp_path / "state.sqlite"),
+    ):
+        pass

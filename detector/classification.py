@@ -10,8 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 
 from wafer.datasets.errors import WeightsError
+from wafer.datasets.runs import Run, newest_finished_run
 from wafer.datasets.workspace import Workspace, open_workspace, workspace_folder
-from wafer.detector.runs import Run, newest_finished_run
 from wafer.detector.torch_backend import TORCH, torch_backend
 from wafer.inference.bundle import Bundle, open_bundle
 from wafer.inference.engines.backend import Backend

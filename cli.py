@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -66,6 +67,10 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")
 DetectorName = Annotated[
     Literal["yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x"],
     typer.Option(help="Size of the detector."),
+]
+ModelName = Annotated[
+    Literal["yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x", "mlp_hog"],
+    typer.Option(help="A detector (yolov5...), or a classifier, which gives no boxes."),
 ]
 FirstWeights = Annotated[
     str | None,
@@ -382,7 +387,7 @@ def seed(
 
 @app.command()
 def train(
-    model: DetectorName = "yolov5n",
+    model: ModelName = "yolov5n",
     weights: FirstWeights = None,
     img_weights: Annotated[
         bool, typer.Option("--img-weights", help="Draw rare and badly found classes more often.")
@@ -394,8 +399,13 @@ def train(
             "or by effective numbers."
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(help="How often all images are seen.")] = 100,
-    batch: Annotated[int, typer.Option(help="Images a step.")] = 64,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="How often all images are seen; else 100, or what suits a classifier."),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Images a step; else 64, or what suits a classifier.")
+    ] = None,
     imgsz: Annotated[int, typer.Option(help="Training size in pixels, a multiple of 32.")] = 256,
     freeze: Annotated[
         int, typer.Option(help="First layers that keep their weights; 10 is the backbone.")
@@ -408,15 +418,20 @@ def train(
         typer.Option(help="auto, the default, also chooses lr0 and momentum."),
     ] = None,
     lr0: Annotated[
-        float | None, typer.Option(help="First learning rate; needs --optimizer.")
+        float | None,
+        typer.Option(help="First learning rate; needs --optimizer, but not with a classifier."),
     ] = None,
     hyp: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="YAML of hyperparameters, such as hyp_evolve.yaml."),
     ] = None,
     patience: Annotated[
-        int, typer.Option(help="Stop after so many epochs without a better validation.")
-    ] = 100,
+        int | None,
+        typer.Option(
+            help="Stop after so many epochs without a better validation; else 100, or what suits a "
+            "classifier."
+        ),
+    ] = None,
     evolve: Annotated[
         int | None,
         typer.Option(
@@ -434,12 +449,39 @@ def train(
     device: TrainingDevice = "auto",
     workspace: Where = None,
 ) -> None:
-    """Train a YOLOv5 on the workspace; killed, the same command goes on.
+    """Train a detector or a classifier on the workspace; killed, the same command goes on.
+
+    A classifier takes --epochs, --batch, --imgsz, --lr0, --patience, --seed and --device.
 
     With --evolve the result is the best training of an evolution, which is also left in
     runs/evolve with hyp_evolve.yaml; more processes that start the same command join in.
     """
+    from wafer.classifier.names import CLASSIFIERS
     from wafer.datasets.errors import TrainingError
+
+    if model in CLASSIFIERS:
+        only_detectors = {
+            "--weights": weights,
+            "--img-weights": img_weights or img_weights_mode,
+            "--freeze": freeze,
+            "--max-backgrounds": max_backgrounds,
+            "--optimizer": optimizer,
+            "--hyp": hyp,
+            "--evolve": evolve or evolve_mode,
+        }
+        _refuse_given(only_detectors, f"goes with a detector, not with {model}")
+        _train_classifier(
+            _workspace(workspace),
+            model=model,
+            epochs=epochs,
+            batch=batch,
+            imgsz=imgsz,
+            lr0=lr0,
+            patience=patience,
+            seed=seed,
+            device=device,
+        )
+        return
     from wafer.detector.hyperparameters import given_by_user
     from wafer.detector.training import TrainingArguments, train_detector
 
@@ -456,17 +498,20 @@ def train(
         "weights": _first_weights(weights),
         "img_weights": img_weights or img_weights_mode is not None,
         "img_weights_mode": img_weights_mode or "yolov5",
-        "epochs": epochs,
-        "batch": batch,
         "imgsz": imgsz,
         "freeze": freeze,
         "max_backgrounds": max_backgrounds,
         "optimizer": chosen.optimizer or "auto",
         "hyperparameters": chosen.values,
-        "patience": patience,
         "seed": seed,
         "device": device,
     }
+    if epochs is not None:
+        training["epochs"] = epochs
+    if batch is not None:
+        training["batch"] = batch
+    if patience is not None:
+        training["patience"] = patience
     found = _workspace(workspace)
     if evolve is not None:
         from wafer.detector.evolve.evolving import evolve_detector
@@ -483,11 +528,7 @@ def train(
         return
     with _epochs() as progress:
         trained = train_detector(found, progress=progress, **training)
-    _notes(trained.notes)
-    for name, value in trained.metrics.items():
-        _note(f"{name:<12} {'-' if value is None else format(value, '.3f')} (val)")
-    _note("next: `wafer evaluate` on the test split, `wafer classify IMAGES` for new images")
-    typer.echo(trained.folder)
+    _show_trained(trained)
 
 
 @app.command()
@@ -503,11 +544,23 @@ def evaluate(
     workspace: Where = None,
 ) -> None:
     """Measure a model on the workspace; writes metrics.json, figures and report.html."""
-    from wafer.detector.evaluating import evaluate_model
+    from wafer.classifier.choosing import classifier_meant
 
     found = _workspace(workspace)
+    classifier = classifier_meant(found, weights=model)
     with _bar("evaluating") as progress:
-        done = evaluate_model(found, weights=model, split=split, device=device, progress=progress)
+        if classifier is None:
+            from wafer.detector.evaluating import evaluate_model
+
+            done = evaluate_model(
+                found, weights=model, split=split, device=device, progress=progress
+            )
+        else:
+            from wafer.classifier.evaluating import evaluate_classifier
+
+            done = evaluate_classifier(
+                found, classifier, split=split, device=device, progress=progress
+            )
     _show_evaluation(done.evaluation, as_json)
     _note(f"report {done.report}")
 
@@ -540,13 +593,23 @@ def classify(
 
     The exit code is 1 when some image could not be read; its row says why.
     """
-    from wafer.detector.classification import classify_images
+    from wafer.classifier.choosing import classifier_meant
 
+    place = _workspace_if_any(workspace)
+    classifier = classifier_meant(place, weights=weights)
     with _bar("classifying") as progress:
-        done = classify_images(
+        if classifier is None:
+            from wafer.detector.classification import classify_images
+
+            answering = partial(
+                classify_images, weights=weights, workspace=None if place is None else place.root
+            )
+        else:
+            from wafer.classifier.classification import classify_with_classifier
+
+            answering = partial(classify_with_classifier, path=classifier)
+        done = answering(
             images,
-            weights=weights,
-            workspace=workspace,
             output=output,
             recursive=recursive,
             batch=batch,
@@ -580,8 +643,12 @@ def export(
 
     It goes into the workspace's models folder, under its digest.
     """
+    from wafer.classifier.choosing import classifier_meant
+    from wafer.datasets.errors import WeightsError
     from wafer.detector.exporting import export_model
 
+    if classifier_meant(None, weights=model) is not None:
+        raise WeightsError(f"{model} is a classifier, and only detectors have bundles yet")
     bundle = export_model(_workspace(workspace), model, precision=precision)
     _note(f"next: `wafer promote {bundle.digest[:12]}` to classify with it")
     typer.echo(bundle.folder)
@@ -840,6 +907,37 @@ def _workspace(folder: Path | None) -> Any:
     from wafer.datasets.workspace import find_workspace, open_workspace
 
     return find_workspace() if folder is None else open_workspace(folder)
+
+
+def _workspace_if_any(folder: Path | None) -> Any:
+    from wafer.datasets.workspace import open_workspace, workspace_folder
+
+    found = workspace_folder() if folder is None else folder
+    return None if found is None else open_workspace(found)
+
+
+def _refuse_given(options: dict[str, object], why: str) -> None:
+    from wafer.datasets.errors import TrainingError
+
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise TrainingError(f"{given[0]} {why}; leave it out")
+
+
+def _train_classifier(workspace: Any, **arguments: Any) -> None:
+    from wafer.classifier.training import train_classifier
+
+    with _epochs() as progress:
+        trained = train_classifier(workspace, progress=progress, **arguments)
+    _show_trained(trained)
+
+
+def _show_trained(trained: Any) -> None:
+    _notes(trained.notes)
+    for name, value in trained.metrics.items():
+        _note(f"{name:<12} {'-' if value is None else format(value, '.3f')} (val)")
+    _note("next: `wafer evaluate` on the test split, `wafer classify IMAGES` for new images")
+    typer.echo(trained.folder)
 
 
 def _roboflow_project(name: str) -> Any:

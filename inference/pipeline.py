@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wafer.datasets.errors import ImageError, WeightsError
 from wafer.datasets.images import MAX_PIXELS, decode_bytes
@@ -164,7 +165,7 @@ def _infer(items: Sequence[Prepared], predictor: Predictor) -> Iterator[Row]:
         return
     images = np.stack([item.pixels.image for item in items])
     boxes, classes, scores, _ = predictor.engine.infer(images)
-    names = predictor.classes.detector_names
+    names = predictor.names
     for position, item in enumerate(items):
         score, corners = float(scores[position].max()), boxes[position]
         if not (0 <= score <= 1 and np.isfinite(corners).all()):
@@ -173,9 +174,7 @@ def _infer(items: Sequence[Prepared], predictor: Predictor) -> Iterator[Row]:
                 f"(score {score}); its file is damaged or its training diverged"
             )
         name = names[classes[position]]
-        whole = predictor.classes[name].kind == "whole_image"
-        box = _full_frame(item.pixels) if whole else to_original(corners, item.pixels)
-        answer = predictor.decide(score, name, box)
+        answer = predictor.decide(score, name, _box(corners, name, item.pixels, predictor))
         prediction = Prediction(image=item.name, **answer._asdict())
         yield Row(
             image=item.name,
@@ -186,6 +185,11 @@ def _infer(items: Sequence[Prepared], predictor: Predictor) -> Iterator[Row]:
         )
 
 
-def _full_frame(pixels: Letterboxed) -> Box:
-    width, height = pixels.original_size
-    return Box(0.0, 0.0, float(width), float(height))
+def _box(
+    corners: NDArray[np.floating], name: str, pixels: Letterboxed, predictor: Predictor
+) -> Box | None:
+    """Return the box of an answer in pixels of the original, None where nobody says where it is."""
+    if predictor.classes[name].kind == "whole_image":
+        width, height = pixels.original_size
+        return Box(0.0, 0.0, float(width), float(height))
+    return None if predictor.boxless else to_original(corners, pixels)

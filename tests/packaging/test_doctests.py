@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ["datasets", "detector", "evaluation", "experiments", "inference", "labelling", "weights"]
+ROOMS = [
+    "classifier",
+    "datasets",
+    "detector",
+    "evaluation",
+    "experiments",
+    "inference",
+    "labelling",
+    "weights",
+]
 
 
 def modules_with_examples() -> list[str]:

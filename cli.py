@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -69,7 +69,7 @@ DetectorName = Annotated[
     typer.Option(help="Size of the detector."),
 ]
 ModelName = Annotated[
-    Literal["yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x", "mlp_hog"],
+    Literal["yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x", "mlp", "mlp_hog", "xgboost"],
     typer.Option(help="A detector (yolov5...), or a classifier, which gives no boxes."),
 ]
 FirstWeights = Annotated[
@@ -916,7 +916,7 @@ def _workspace_if_any(folder: Path | None) -> Any:
     return None if found is None else open_workspace(found)
 
 
-def _refuse_given(options: dict[str, object], why: str) -> None:
+def _refuse_given(options: Mapping[str, object], why: str) -> None:
     from wafer.datasets.errors import TrainingError
 
     given = [name for name, value in options.items() if value]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wafer.classifier.models import Logits
 from wafer.datasets.errors import TrainingError
@@ -17,6 +18,8 @@ from wafer.evaluation.temperature import log_loss
 __all__ = ["RESULTS", "Course", "Epoch"]
 
 RESULTS = "results.csv"
+
+Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,37 +43,43 @@ class Course:
     patience: int
     epochs: list[Epoch] = field(default_factory=list)
 
-    def add(self, train_loss: float, logits: Logits, labels: np.typing.NDArray[np.int64]) -> bool:
-        """Add an epoch by its answers on validation; returns whether it is the best so far.
+    @property
+    def best(self) -> Epoch:
+        """Return the epoch with the lowest loss on validation, the first of several."""
+        return min(self.epochs, key=lambda epoch: epoch.val_loss)
 
-        Args:
-            train_loss: mean loss over the training images of the epoch.
-            logits: on validation. Shape: (N, classes).
-            labels: true classes. Shape: (N,).
+    @property
+    def over(self) -> bool:
+        """Return whether patience has run out."""
+        return 0 < self.patience <= len(self.epochs) - self.best.epoch
+
+    def add(self, train_loss: float, *, val_loss: float, val_accuracy: float) -> None:
+        """Add an epoch.
 
         Raises:
             TrainingError: a loss is no number.
         """
         number = len(self.epochs) + 1
-        val_loss = log_loss(logits, labels)
         if not (np.isfinite(train_loss) and np.isfinite(val_loss)):
             raise TrainingError(
                 f"the loss of epoch {number} is no number; give a smaller --lr0, or look for "
                 "damaged images"
             )
-        best = min((e.val_loss for e in self.epochs), default=np.inf)
+        self.epochs.append(Epoch(number, float(train_loss), float(val_loss), float(val_accuracy)))
+
+    def add_logits(self, train_loss: float, logits: Logits, labels: Labels) -> bool:
+        """Add an epoch by its logits on validation, shape (N, classes); return if it is the best.
+
+        Raises:
+            TrainingError: a loss is no number.
+        """
         right = float((logits.argmax(axis=1) == labels).mean())
-        self.epochs.append(Epoch(number, float(train_loss), val_loss, right))
-        self._write()
-        return val_loss < best
+        self.add(train_loss, val_loss=log_loss(logits, labels), val_accuracy=right)
+        self.write()
+        return self.best is self.epochs[-1]
 
-    @property
-    def over(self) -> bool:
-        """Return whether patience has run out."""
-        best = min(self.epochs, key=lambda e: e.val_loss, default=None)
-        return best is not None and 0 < self.patience <= len(self.epochs) - best.epoch
-
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write the table, atomically."""
         text = io.StringIO()
         writer = csv.DictWriter(text, [f.name for f in fields(Epoch)], lineterminator="\n")
         writer.writeheader()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -18,22 +17,14 @@ from wafer.datasets.records import Sample, Split
 from wafer.datasets.workspace import Workspace, dataset_hash
 from wafer.evaluation.answers import NO_TRUTH
 from wafer.evaluation.records import Prediction
-from wafer.evaluation.report import write_report
-from wafer.evaluation.results import Evaluation, evaluate
+from wafer.evaluation.report import Evaluated, write_report
+from wafer.evaluation.results import evaluate
 from wafer.inference.pipeline import classify
 from wafer.inference.sources import ImageInput
 
-__all__ = ["EvaluatedClassifier", "evaluate_classifier"]
+__all__ = ["evaluate_classifier"]
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluatedClassifier:
-    """What was measured, and the report that shows it."""
-
-    evaluation: Evaluation
-    report: Path
 
 
 def evaluate_classifier(
@@ -44,7 +35,7 @@ def evaluate_classifier(
     device: str = "auto",
     folder: Path | None = None,
     progress: Progress | None = None,
-) -> EvaluatedClassifier:
+) -> Evaluated:
     """Measure a classifier on the images of a split that have one known class.
 
     Args:
@@ -93,7 +84,7 @@ def evaluate_classifier(
         detections=None,
         title=f"{label} on {workspace.root.resolve().name}",
     )
-    return EvaluatedClassifier(result, report)
+    return Evaluated(result, report)
 
 
 def _samples(workspace: Workspace, split: str) -> tuple[tuple[Sample, ...], int]:

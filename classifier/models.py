@@ -28,8 +28,9 @@ class Settings:
     """What a training of a classifier can be told.
 
     ``epochs`` is how often all images are seen at most (rounds of trees for xgboost), ``batch``
-    images a step, ``learning_rate`` the first one, ``patience`` the epochs without a lower loss on
-    validation after which it stops, ``image_size`` the side of the square input in pixels.
+    images a step (0 for a model that has no steps), ``learning_rate`` the first one, ``patience``
+    the epochs without a lower loss on validation after which it stops, ``image_size`` the side of
+    the square input in pixels.
     """
 
     epochs: int
@@ -111,4 +112,12 @@ def model_named(name: str) -> Model:
             from wafer.classifier import mlp_hog
 
             return mlp_hog
+        case "mlp":
+            from wafer.classifier import mlp
+
+            return mlp
+        case "xgboost":
+            from wafer.classifier import xgboost_hog
+
+            return xgboost_hog
     raise WeightsError(f"no classifier is called {name!r}; this model is of a newer wafer")

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 __all__ = ["CLASSIFIERS"]
 
-CLASSIFIERS = ("mlp_hog",)
+CLASSIFIERS = ("mlp", "mlp_hog", "xgboost")
 """What ``wafer train --model`` calls them, as model files and run folders do."""

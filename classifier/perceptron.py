@@ -46,9 +46,10 @@ class Perceptron:
     def logits_of(self, features: Floats) -> Logits:
         """Return the same for features that were computed before, shape (N, features)."""
         # in float64, where a sum over features does not depend on how many rows there are
-        signal = (features.astype(np.float64) - self._mean) / self._scale
+        signal: Logits = (features.astype(np.float64) - self._mean) / self._scale
         for position, (weight, bias) in enumerate(self._layers):
-            signal = (signal if position == 0 else np.maximum(signal, 0)) @ weight + bias
+            active = signal if position == 0 else np.maximum(signal, 0)
+            signal = np.asarray(active @ weight + bias, np.float64)
         return signal
 
 
@@ -81,17 +82,19 @@ def fit_perceptron(task: Task, features: Features) -> Tensors:
     )
     course = Course(task.folder, settings.patience)
     kept: Sequence[tuple[Floats, Floats]] = ()
-    while len(course.epochs) < settings.epochs and not course.over:
+    for epoch in range(1, settings.epochs + 1):
         try:
             mlp.partial_fit(standard, task.train.labels, classes=np.arange(task.classes))
         except ValueError as error:
             raise TrainingError(f"the training diverged ({error}); give a smaller --lr0") from error
         layers = _layers(mlp.coefs_, mlp.intercepts_)
         network = Perceptron(features, mean=mean, scale=scale, layers=layers)
-        if course.add(mlp.loss_, network.logits_of(val), task.val.labels):
+        if course.add_logits(mlp.loss_, network.logits_of(val), task.val.labels):
             kept = layers
         if task.progress is not None:
-            task.progress(len(course.epochs), settings.epochs, 1, 1)
+            task.progress(epoch, settings.epochs, 1, 1)
+        if course.over:
+            break
     return _tensors(mean, scale, kept)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch  # noqa: TID253
@@ -16,7 +16,7 @@ from wafer.classifier.models import Logits, Progress, Settings, Task, model_name
 from wafer.classifier.names import CLASSIFIERS
 from wafer.datasets.classes import ClassTable
 from wafer.datasets.errors import TrainingError
-from wafer.datasets.runs import MODEL_FILE, Run, locked, open_run
+from wafer.datasets.runs import MODEL_FILE, Run, TrainedRun, locked, open_run
 from wafer.datasets.workspace import Workspace, dataset_hash
 from wafer.evaluation.calibration import killer_escape_limit
 from wafer.evaluation.temperature import fit_temperature, log_loss, probabilities
@@ -24,19 +24,9 @@ from wafer.inference.devices import torch_device
 from wafer.weights.checkpoint import save_checkpoint
 from wafer.weights.decision_rule import DecisionRule
 
-__all__ = ["TrainedClassifier", "train_classifier"]
+__all__ = ["train_classifier"]
 
 LARGEST_SEED = 2**31
-
-
-@dataclass(frozen=True, slots=True)
-class TrainedClassifier:
-    """A finished training: its folder, whether it was gone on with, and its validation metrics."""
-
-    folder: Path
-    resumed: bool
-    metrics: Mapping[str, float | None]
-    notes: tuple[str, ...]
 
 
 def train_classifier(
@@ -51,7 +41,7 @@ def train_classifier(
     seed: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
-) -> TrainedClassifier:
+) -> TrainedRun:
     """Train a classifier on the train split of a workspace; val says when to stop.
 
     It learns from every image whose class is known, with boxes or without. A run of the same
@@ -80,7 +70,7 @@ def train_classifier(
             f"no classifier is called {model!r}; choose one of {', '.join(CLASSIFIERS)}"
         )
     module = model_named(model)
-    given = {
+    given: dict[str, Any] = {
         "epochs": epochs,
         "batch": batch,
         "image_size": imgsz,
@@ -88,7 +78,7 @@ def train_classifier(
         "patience": patience,
     }
     settings = replace(module.SETTINGS, **{k: v for k, v in given.items() if v is not None})
-    _check_settings(settings, seed)
+    _check_settings(settings, seed, steps=module.SETTINGS.batch > 0)
     samples = workspace.samples()
     train, val = (choose_images(workspace, samples, split) for split in ("train", "val"))
     _check_images(train, val)
@@ -112,7 +102,7 @@ def train_classifier(
             progress=progress,
         )
         metrics = _fit(run, task, workspace=workspace)
-    return TrainedClassifier(run.folder, resumed, metrics, _notes(workspace.classes, train, val))
+    return TrainedRun(run.folder, resumed, metrics, _notes(workspace.classes, train, val))
 
 
 def _fit(run: Run, task: Task, *, workspace: Workspace) -> Mapping[str, float | None]:
@@ -158,10 +148,11 @@ def _decision(
     return DecisionRule(none_review_above=killer_escape_limit(escaping))
 
 
-def _check_settings(settings: Settings, seed: int) -> None:
+def _check_settings(settings: Settings, seed: int, *, steps: bool) -> None:
     faults = [
         (settings.epochs < 1, "--epochs must be at least 1"),
-        (settings.batch < 1, "--batch must be at least 1"),
+        (steps and settings.batch < 1, "--batch must be at least 1"),
+        (not steps and settings.batch != 0, "this model takes no --batch; leave it out"),
         (
             settings.image_size < 32 or settings.image_size % 32 != 0,
             "--imgsz must be a multiple of 32, at least 32",

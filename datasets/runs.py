@@ -21,6 +21,7 @@ from wafer.datasets.files import write_text
 __all__ = [
     "MODEL_FILE",
     "Run",
+    "TrainedRun",
     "adopt_run",
     "locked",
     "newest_finished_run",
@@ -72,6 +73,16 @@ class Run:
     def note_bundle(self, folder: Path) -> None:
         """Write down where the bundle of its model is, so that both can be moved together."""
         self.update(bundle=os.path.relpath(folder, self.folder))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedRun:
+    """A finished training: its folder, whether it was gone on with, and its validation metrics."""
+
+    folder: Path
+    resumed: bool
+    metrics: Mapping[str, float | None]
+    notes: tuple[str, ...]
 
 
 def open_run(

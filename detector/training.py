@@ -14,7 +14,7 @@ from wafer.datasets.errors import TrainingError, WeightsError
 from wafer.datasets.files import sha256_file
 from wafer.datasets.ledger import read_chain
 from wafer.datasets.records import Sample
-from wafer.datasets.runs import Run, locked, open_run
+from wafer.datasets.runs import Run, TrainedRun, locked, open_run
 from wafer.datasets.workspace import Selection, Workspace, dataset_hash, select
 from wafer.detector.architecture import ARCHITECTURES, build_model, start_from
 from wafer.detector.finishing import finish_run
@@ -31,7 +31,6 @@ from wafer.weights.manifest import shipped
 
 __all__ = [
     "PreparedTraining",
-    "TrainedRun",
     "TrainingArguments",
     "prepare_training",
     "train_detector",
@@ -45,16 +44,6 @@ LARGEST_SEED = 2**31
 """numpy takes 32 bits, and an evolution and several processes count on from the seed."""
 SHARE_WITHOUT_MOSAIC = 3
 """At most one in so many epochs, the last ones, goes without mosaic, however short a training."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainedRun:
-    """A finished training: its folder, whether it was gone on with, and its validation metrics."""
-
-    folder: Path
-    resumed: bool
-    metrics: Mapping[str, float | None]
-    notes: tuple[str, ...]
 
 
 class TrainingArguments(TypedDict, total=False):

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from wafer.classifier.choosing import classifier_meant
 from wafer.classifier.evaluating import evaluate_classifier
 from wafer.classifier.loading import TEMPERATURE, load_classifier
-from wafer.classifier.training import TrainedClassifier, train_classifier
+from wafer.classifier.training import train_classifier
 from wafer.cli import app
 from wafer.datasets.classes import ClassTable
 from wafer.datasets.errors import DataError, TrainingError, WaferError, WeightsError
-from wafer.datasets.runs import MODEL_FILE
+from wafer.datasets.runs import MODEL_FILE, TrainedRun
 from wafer.datasets.workspace import Workspace, open_workspace
 from wafer.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 
@@ -52,7 +52,7 @@ def altered(source: Path, target: Path, **changes: object) -> Path:
     return target
 
 
-def test_a_run_leaves_a_model_and_its_record(made: Workspace, trained: TrainedClassifier) -> None:
+def test_a_run_leaves_a_model_and_its_record(made: Workspace, trained: TrainedRun) -> None:
     assert trained.folder == made.runs / "mlp_hog-001"
     assert sorted(p.name for p in trained.folder.iterdir()) == [
         ".lock",
@@ -79,9 +79,7 @@ def test_a_run_leaves_a_model_and_its_record(made: Workspace, trained: TrainedCl
     assert checkpoint.decision.none_review_above is not None
 
 
-def test_the_same_training_gives_the_same_file(
-    workspace: Workspace, trained: TrainedClassifier
-) -> None:
+def test_the_same_training_gives_the_same_file(workspace: Workspace, trained: TrainedRun) -> None:
     again = train_classifier(workspace, model="mlp_hog", imgsz=64)
     ours, theirs = (r.folder / MODEL_FILE for r in (again, trained))
     assert ours.read_bytes() == theirs.read_bytes()
@@ -150,7 +148,7 @@ def test_options_that_do_not_fit_are_one_line(
     assert not (workspace.root / "runs").exists()
 
 
-def test_odd_images_get_a_row(trained: TrainedClassifier, tmp_path: Path) -> None:
+def test_odd_images_get_a_row(trained: TrainedRun, tmp_path: Path) -> None:
     images = tmp_path / "odd"
     images.mkdir()
     Image.fromarray(np.zeros((40, 40), np.uint8)).save(images / "black.png")
@@ -205,7 +203,7 @@ def test_nothing_to_tell_apart_and_nothing_to_stop_by(workspace: Workspace) -> N
 
 
 def test_a_model_of_other_classes_is_refused(
-    workspace: Workspace, trained: TrainedClassifier, tmp_path: Path
+    workspace: Workspace, trained: TrainedRun, tmp_path: Path
 ) -> None:
     table = workspace.classes.classes
     renamed = (replace(table[0], name="clean"), *table[1:])
@@ -221,7 +219,7 @@ def test_a_model_of_other_classes_is_refused(
         load_classifier(fewer)
 
 
-def test_damaged_model_files_are_refused(trained: TrainedClassifier, tmp_path: Path) -> None:
+def test_damaged_model_files_are_refused(trained: TrainedRun, tmp_path: Path) -> None:
     source, path = trained.folder / MODEL_FILE, tmp_path / "damaged.safetensors"
     tensors = dict(read_checkpoint(source).tensors)
     path.write_bytes(source.read_bytes()[:-100])
@@ -240,14 +238,14 @@ def test_damaged_model_files_are_refused(trained: TrainedClassifier, tmp_path: P
 
 
 def test_an_empty_split_and_an_unreadable_image_are_named(
-    workspace: Workspace, trained: TrainedClassifier
+    workspace: Workspace, trained: TrainedRun
 ) -> None:
     rewrite_table(workspace, change=dict.fromkeys(workspace.classes.names, "train"))
     with pytest.raises(DataError, match="no image of a known class in the split test"):
         evaluate_classifier(workspace, trained.folder / MODEL_FILE)
 
 
-def test_which_model_is_meant(made: Workspace, trained: TrainedClassifier, tmp_path: Path) -> None:
+def test_which_model_is_meant(made: Workspace, trained: TrainedRun, tmp_path: Path) -> None:
     path = trained.folder / MODEL_FILE
     assert classifier_meant(None, weights=None) is None
     assert classifier_meant(None, weights=trained.folder) == path

@@ -69,7 +69,21 @@ DetectorName = Annotated[
     typer.Option(help="Size of the detector."),
 ]
 ModelName = Annotated[
-    Literal["yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x", "mlp", "mlp_hog", "xgboost"],
+    Literal[
+        "yolov5n",
+        "yolov5s",
+        "yolov5m",
+        "yolov5l",
+        "yolov5x",
+        "inception_v3",
+        "resnet50",
+        "efficientnet_b3",
+        "efficientnet_b7",
+        "efficientnet_lite0",
+        "mlp",
+        "mlp_hog",
+        "xgboost",
+    ],
     typer.Option(help="A detector (yolov5...), or a classifier, which gives no boxes."),
 ]
 FirstWeights = Annotated[
@@ -389,6 +403,14 @@ def seed(
 def train(
     model: ModelName = "yolov5n",
     weights: FirstWeights = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            metavar="cached|none|FILE",
+            help="ImageNet weights that a classifier starts from; cached, the default, takes those "
+            "that are here.",
+        ),
+    ] = None,
     img_weights: Annotated[
         bool, typer.Option("--img-weights", help="Draw rare and badly found classes more often.")
     ] = False,
@@ -451,7 +473,8 @@ def train(
 ) -> None:
     """Train a detector or a classifier on the workspace; killed, the same command goes on.
 
-    A classifier takes --epochs, --batch, --imgsz, --lr0, --patience, --seed and --device.
+    A classifier takes --pretrained, --epochs, --batch, --imgsz, --lr0, --patience, --seed and
+    --device.
 
     With --evolve the result is the best training of an evolution, which is also left in
     runs/evolve with hyp_evolve.yaml; more processes that start the same command join in.
@@ -473,6 +496,7 @@ def train(
         _train_classifier(
             _workspace(workspace),
             model=model,
+            pretrained=_pretrained(pretrained),
             epochs=epochs,
             batch=batch,
             imgsz=imgsz,
@@ -482,6 +506,7 @@ def train(
             device=device,
         )
         return
+    _refuse_given({"--pretrained": pretrained}, "goes with a classifier; a detector has --weights")
     from wafer.detector.hyperparameters import given_by_user
     from wafer.detector.training import TrainingArguments, train_detector
 
@@ -963,6 +988,12 @@ def _first_weights(text: str | None) -> Path | Literal["none"] | None:
     if text == "none":
         return "none"
     return None if text is None else Path(text)
+
+
+def _pretrained(text: str | None) -> Path | Literal["cached", "none"] | None:
+    if text == "cached":
+        return "cached"
+    return _first_weights(text)
 
 
 def _show_evaluation(evaluation: Any, as_json: bool) -> None:

@@ -51,7 +51,7 @@ class Course:
     @property
     def over(self) -> bool:
         """Return whether patience has run out."""
-        return 0 < self.patience <= len(self.epochs) - self.best.epoch
+        return bool(self.epochs) and 0 < self.patience <= len(self.epochs) - self.best.epoch
 
     def add(self, train_loss: float, *, val_loss: float, val_accuracy: float) -> None:
         """Add an epoch.

@@ -14,7 +14,10 @@ from wafer.classifier.images import LabelledImages
 from wafer.datasets.errors import WeightsError
 from wafer.weights.loading import Tensors
 
-__all__ = ["Images", "Logits", "Model", "Network", "Settings", "Task", "model_named"]
+__all__ = ["STATE", "Images", "Logits", "Model", "Network", "Settings", "Task", "model_named"]
+
+STATE = Path("weights", "state.pt")
+"""What a training goes on from after a kill, in the run folder."""
 
 Images = NDArray[np.uint8]
 Logits = NDArray[np.float64]
@@ -120,4 +123,24 @@ def model_named(name: str) -> Model:
             from wafer.classifier import xgboost_hog
 
             return xgboost_hog
+        case "efficientnet_b3":
+            from wafer.classifier import efficientnet_b3
+
+            return efficientnet_b3
+        case "efficientnet_b7":
+            from wafer.classifier import efficientnet_b7
+
+            return efficientnet_b7
+        case "efficientnet_lite0":
+            from wafer.classifier import efficientnet_lite0
+
+            return efficientnet_lite0
+        case "inception_v3":
+            from wafer.classifier import inception_v3
+
+            return inception_v3
+        case "resnet50":
+            from wafer.classifier import resnet50
+
+            return resnet50
     raise WeightsError(f"no classifier is called {name!r}; this model is of a newer wafer")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ import torch  # noqa: TID253
 
 from wafer.classifier.images import Chosen, LabelledImages, choose_images, load_images
 from wafer.classifier.loading import TEMPERATURE, batched_logits
-from wafer.classifier.models import Logits, Progress, Settings, Task, model_named
-from wafer.classifier.names import CLASSIFIERS
+from wafer.classifier.models import STATE, Logits, Progress, Settings, Task, model_named
+from wafer.classifier.names import CLASSIFIERS, NETWORKS
+from wafer.classifier.pretrained import Pretrained, first_weights
 from wafer.datasets.classes import ClassTable
 from wafer.datasets.errors import TrainingError
+from wafer.datasets.files import sha256_file
 from wafer.datasets.runs import MODEL_FILE, Run, TrainedRun, locked, open_run
 from wafer.datasets.workspace import Workspace, dataset_hash
 from wafer.evaluation.calibration import killer_escape_limit
@@ -27,12 +30,15 @@ from wafer.weights.decision_rule import DecisionRule
 __all__ = ["train_classifier"]
 
 LARGEST_SEED = 2**31
+SMALLEST_SIDE = 32
+SMALLEST_SIDE_OF = {"inception_v3": 96}
 
 
 def train_classifier(
     workspace: Workspace,
     *,
     model: str,
+    pretrained: Pretrained | None = None,
     epochs: int | None = None,
     batch: int | None = None,
     imgsz: int | None = None,
@@ -50,6 +56,7 @@ def train_classifier(
     Args:
         workspace: where the images, classes and runs are.
         model: one of ``CLASSIFIERS``.
+        pretrained: first weights of a network, see `first_weights`; None is ``cached``.
         epochs: at least 1; None for this and the next four takes what suits the model, the paper's
             value where it has one.
         batch: images a step, at least 1.
@@ -64,11 +71,13 @@ def train_classifier(
         TrainingError: an argument out of range, fewer than two classes to tell apart, no
             validation image, or a training that gives no usable numbers.
         DataError: faults in the workspace or images that cannot be decoded.
+        WeightsError: first weights that are missing or do not fit.
     """
     if model not in CLASSIFIERS:
         raise TrainingError(
             f"no classifier is called {model!r}; choose one of {', '.join(CLASSIFIERS)}"
         )
+    start = _start(model, pretrained)
     module = model_named(model)
     given: dict[str, Any] = {
         "epochs": epochs,
@@ -78,7 +87,7 @@ def train_classifier(
         "patience": patience,
     }
     settings = replace(module.SETTINGS, **{k: v for k, v in given.items() if v is not None})
-    _check_settings(settings, seed, steps=module.SETTINGS.batch > 0)
+    _check_settings(model, settings, seed, steps=module.SETTINGS.batch > 0)
     samples = workspace.samples()
     train, val = (choose_images(workspace, samples, split) for split in ("train", "val"))
     _check_images(train, val)
@@ -86,7 +95,13 @@ def train_classifier(
     run, resumed = open_run(
         workspace.runs,
         model=model,
-        arguments={"model": model, **asdict(settings), "seed": seed, "device": where},
+        arguments={
+            "model": model,
+            "pretrained": None if start is None else sha256_file(start),
+            **asdict(settings),
+            "seed": seed,
+            "device": where,
+        },
         dataset_hash=dataset_hash(workspace, [*train.samples, *val.samples]),
     )
     with locked(run):
@@ -95,7 +110,7 @@ def train_classifier(
             val=load_images(workspace, val, image_size=settings.image_size),
             classes=len(workspace.classes),
             settings=settings,
-            start=None,
+            start=start,
             seed=seed,
             device=where,
             folder=run.folder,
@@ -132,6 +147,7 @@ def _fit(run: Run, task: Task, *, workspace: Workspace) -> Mapping[str, float | 
         "log_loss": log_loss(logits / temperature, task.val.labels),
     }
     run.update(metrics=metrics, temperature=temperature, status="finished")
+    (run.folder / STATE).unlink(missing_ok=True)
     return metrics
 
 
@@ -148,14 +164,24 @@ def _decision(
     return DecisionRule(none_review_above=killer_escape_limit(escaping))
 
 
-def _check_settings(settings: Settings, seed: int, *, steps: bool) -> None:
+def _start(model: str, pretrained: Pretrained | None) -> Path | None:
+    if model in NETWORKS:
+        return first_weights(model, pretrained or "cached")
+    if pretrained is not None:
+        raise TrainingError(f"--pretrained goes with a network, not with {model}; leave it out")
+    return None
+
+
+def _check_settings(model: str, settings: Settings, seed: int, *, steps: bool) -> None:
+    side = SMALLEST_SIDE_OF.get(model, SMALLEST_SIDE)
+    least = 2 if model in NETWORKS else 1  # batch norm has no spread of one image
     faults = [
         (settings.epochs < 1, "--epochs must be at least 1"),
-        (steps and settings.batch < 1, "--batch must be at least 1"),
+        (steps and settings.batch < least, f"--batch must be at least {least}"),
         (not steps and settings.batch != 0, "this model takes no --batch; leave it out"),
         (
-            settings.image_size < 32 or settings.image_size % 32 != 0,
-            "--imgsz must be a multiple of 32, at least 32",
+            settings.image_size < side or settings.image_size % 32 != 0,
+            f"--imgsz must be a multiple of 32, at least {side}",
         ),
         (not 0 < settings.learning_rate <= 1, "--lr0 must be above 0 and at most 1"),
         (settings.patience < 0, "--patience must not be negative; 0 never stops early"),

@@ -16,7 +16,15 @@ from wafer.weights.loading import read_tensors
 from wafer.weights.manifest import PACKAGE, WeightsRecord, find_record, read_manifest, verify
 from wafer.weights.sealing import seal
 
-__all__ = ["Imported", "Listed", "Verified", "import_weights", "list_weights", "verify_weights"]
+__all__ = [
+    "Imported",
+    "Listed",
+    "Verified",
+    "import_weights",
+    "list_weights",
+    "verify_weights",
+    "weights_folder",
+]
 
 Shapes = Mapping[str, tuple[int, ...]]
 

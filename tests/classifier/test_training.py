@@ -64,6 +64,7 @@ def test_a_run_leaves_a_model_and_its_record(made: Workspace, trained: TrainedRu
     assert (record["status"], record["model"]) == ("finished", "mlp_hog")
     assert record["arguments"] == {
         "model": "mlp_hog",
+        "pretrained": None,
         "epochs": 20,
         "batch": 200,
         "learning_rate": 0.005,

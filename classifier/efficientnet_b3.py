@@ -8,22 +8,23 @@ from wafer.classifier.cnn import Backbone, TorchClassifier, fit_cnn, read_cnn, s
 from wafer.classifier.models import Settings, Task
 from wafer.weights.loading import Tensors
 
-__all__ = ["SETTINGS", "fit", "network"]
+__all__ = ["SETTINGS", "build", "fit", "network"]
 
 SETTINGS = Settings(epochs=20, batch=128, learning_rate=0.001, patience=10, image_size=256)
 
 
 def fit(task: Task, /) -> Tensors:
     """Train; see `fit_cnn`."""
-    return fit_cnn(task, _build, steps_of_ten, name="efficientnet_b3")
+    return fit_cnn(task, build, steps_of_ten, name="efficientnet_b3")
 
 
 def network(tensors: Tensors, /, *, classes: int, channels: int, device: str) -> TorchClassifier:
     """Return the network; see `read_cnn`."""
-    return read_cnn(tensors, _build, classes=classes, device=device)
+    return read_cnn(tensors, build, classes=classes, device=device)
 
 
-def _build(*, classes: int) -> Backbone:
+def build(*, classes: int) -> Backbone:
+    """Return the network with random weights."""
     body = timm.create_model(
         "efficientnet_b3", num_classes=classes, drop_rate=0.3, drop_path_rate=0.2
     )

@@ -10,7 +10,7 @@ from wafer.classifier.cnn import Backbone, TorchClassifier, fit_cnn, read_cnn, s
 from wafer.classifier.models import Settings, Task
 from wafer.weights.loading import Tensors
 
-__all__ = ["SETTINGS", "fit", "network"]
+__all__ = ["SETTINGS", "build", "fit", "network"]
 
 SETTINGS = Settings(epochs=50, batch=64, learning_rate=0.001, patience=10, image_size=256)
 FEATURES = 2048
@@ -38,15 +38,16 @@ class Inception(Inception3):  # type: ignore[misc]
 
 def fit(task: Task, /) -> Tensors:
     """Train; see `fit_cnn`."""
-    return fit_cnn(task, _build, steps_of_ten, name="inception_v3")
+    return fit_cnn(task, build, steps_of_ten, name="inception_v3")
 
 
 def network(tensors: Tensors, /, *, classes: int, channels: int, device: str) -> TorchClassifier:
     """Return the network; see `read_cnn`."""
-    return read_cnn(tensors, _build, classes=classes, device=device)
+    return read_cnn(tensors, build, classes=classes, device=device)
 
 
-def _build(*, classes: int) -> Backbone:
+def build(*, classes: int) -> Backbone:
+    """Return the network with random weights."""
     body = Inception(num_classes=classes, aux_logits=True, init_weights=True)
     body.AuxLogits = AuxiliaryHead(768, classes)
     body.fc = nn.Sequential(

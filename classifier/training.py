@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from wafer.weights.decision_rule import DecisionRule
 __all__ = ["train_classifier"]
 
 LARGEST_SEED = 2**31
+LIBRARIES = ("scikit-image", "scikit-learn", "timm")
 SMALLEST_SIDE = 32
 SMALLEST_SIDE_OF = {"inception_v3": 96}
 
@@ -105,6 +107,8 @@ def train_classifier(
         dataset_hash=dataset_hash(workspace, [*train.samples, *val.samples]),
     )
     with locked(run):
+        libraries = {name: version(name) for name in LIBRARIES}
+        run.update(versions={**run.record["versions"], **libraries})
         task = Task(
             train=load_images(workspace, train, image_size=settings.image_size),
             val=load_images(workspace, val, image_size=settings.image_size),

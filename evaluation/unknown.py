@@ -212,7 +212,7 @@ def fit_conformal(scores: Floats, answered: Labels, *, classes: int, level: floa
 
 def _unit(vectors: Floats) -> Floats:
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, length, out=np.zeros_like(vectors, np.float64), where=length > 0)
+    return np.asarray(vectors / np.where(length > 0, length, 1))
 
 
 def _squared(vectors: Floats, inverse: Floats) -> Floats:

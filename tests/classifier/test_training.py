@@ -74,6 +74,7 @@ def test_a_run_leaves_a_model_and_its_record(made: Workspace, trained: TrainedRu
         "device": "cpu",
     }
     assert record["metrics"] == trained.metrics
+    assert {"torch", "scikit-learn", "timm"} <= record["versions"].keys()
     checkpoint = read_checkpoint(trained.folder / MODEL_FILE)
     assert (checkpoint.architecture, checkpoint.classes) == ("mlp_hog", made.classes)
     assert (checkpoint.image_size, checkpoint.channels) == (64, 1)

@@ -65,6 +65,8 @@ def test_both_distributions_of_opencv_are_of_one_version() -> None:
         "numpy",
         "pandas",
         "pycocotools",
+        "scikit-image",
+        "timm",
         "typer",
     ],
 )

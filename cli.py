@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -72,6 +73,24 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")
 DetectorName = Annotated[
     Literal["yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x"],
     typer.Option(help="Size of the detector."),
+]
+ModelName = Annotated[
+    Literal[
+        "yolov5n",
+        "yolov5s",
+        "yolov5m",
+        "yolov5l",
+        "yolov5x",
+        "inception_v3",
+        "resnet50",
+        "efficientnet_b3",
+        "efficientnet_b7",
+        "efficientnet_lite0",
+        "mlp",
+        "mlp_hog",
+        "xgboost",
+    ],
+    typer.Option(help="A detector (yolov5...), or a classifier, which gives no boxes."),
 ]
 FirstWeights = Annotated[
     str | None,
@@ -396,8 +415,16 @@ def seed(
 
 @app.command()
 def train(
-    model: DetectorName = "yolov5n",
+    model: ModelName = "yolov5n",
     weights: FirstWeights = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            metavar="cached|none|FILE",
+            help="ImageNet weights that a classifier starts from; cached, the default, takes those "
+            "that are here.",
+        ),
+    ] = None,
     img_weights: Annotated[
         bool, typer.Option("--img-weights", help="Draw rare and badly found classes more often.")
     ] = False,
@@ -408,8 +435,13 @@ def train(
             "or by effective numbers."
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(help="How often all images are seen.")] = 100,
-    batch: Annotated[int, typer.Option(help="Images a step.")] = 64,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="How often all images are seen; else 100, or what suits a classifier."),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Images a step; else 64, or what suits a classifier.")
+    ] = None,
     imgsz: Annotated[int, typer.Option(help="Training size in pixels, a multiple of 32.")] = 256,
     freeze: Annotated[
         int, typer.Option(help="First layers that keep their weights; 10 is the backbone.")
@@ -422,15 +454,20 @@ def train(
         typer.Option(help="auto, the default, also chooses lr0 and momentum."),
     ] = None,
     lr0: Annotated[
-        float | None, typer.Option(help="First learning rate; needs --optimizer.")
+        float | None,
+        typer.Option(help="First learning rate; needs --optimizer, but not with a classifier."),
     ] = None,
     hyp: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="YAML of hyperparameters, such as hyp_evolve.yaml."),
     ] = None,
     patience: Annotated[
-        int, typer.Option(help="Stop after so many epochs without a better validation.")
-    ] = 100,
+        int | None,
+        typer.Option(
+            help="Stop after so many epochs without a better validation; else 100, or what suits a "
+            "classifier."
+        ),
+    ] = None,
     evolve: Annotated[
         int | None,
         typer.Option(
@@ -448,12 +485,42 @@ def train(
     device: TrainingDevice = "auto",
     workspace: Where = None,
 ) -> None:
-    """Train a YOLOv5 on the workspace; killed, the same command goes on.
+    """Train a detector or a classifier on the workspace; killed, the same command goes on.
+
+    A classifier takes --pretrained, --epochs, --batch, --imgsz, --lr0, --patience, --seed and
+    --device.
 
     With --evolve the result is the best training of an evolution, which is also left in
     runs/evolve with hyp_evolve.yaml; more processes that start the same command join in.
     """
+    from wafer.classifier.names import CLASSIFIERS
     from wafer.datasets.errors import TrainingError
+
+    if model in CLASSIFIERS:
+        only_detectors = {
+            "--weights": weights,
+            "--img-weights": img_weights or img_weights_mode,
+            "--freeze": freeze,
+            "--max-backgrounds": max_backgrounds,
+            "--optimizer": optimizer,
+            "--hyp": hyp,
+            "--evolve": evolve or evolve_mode,
+        }
+        _refuse_given(only_detectors, f"goes with a detector, not with {model}")
+        _train_classifier(
+            _workspace(workspace),
+            model=model,
+            pretrained=_pretrained(pretrained),
+            epochs=epochs,
+            batch=batch,
+            imgsz=imgsz,
+            lr0=lr0,
+            patience=patience,
+            seed=seed,
+            device=device,
+        )
+        return
+    _refuse_given({"--pretrained": pretrained}, "goes with a classifier; a detector has --weights")
     from wafer.detector.hyperparameters import given_by_user
     from wafer.detector.training import TrainingArguments, train_detector
 
@@ -470,17 +537,20 @@ def train(
         "weights": _first_weights(weights),
         "img_weights": img_weights or img_weights_mode is not None,
         "img_weights_mode": img_weights_mode or "yolov5",
-        "epochs": epochs,
-        "batch": batch,
         "imgsz": imgsz,
         "freeze": freeze,
         "max_backgrounds": max_backgrounds,
         "optimizer": chosen.optimizer or "auto",
         "hyperparameters": chosen.values,
-        "patience": patience,
         "seed": seed,
         "device": device,
     }
+    if epochs is not None:
+        training["epochs"] = epochs
+    if batch is not None:
+        training["batch"] = batch
+    if patience is not None:
+        training["patience"] = patience
     found = _workspace(workspace)
     if evolve is not None:
         from wafer.detector.evolve.evolving import evolve_detector
@@ -497,11 +567,7 @@ def train(
         return
     with _epochs() as progress:
         trained = train_detector(found, progress=progress, **training)
-    _notes(trained.notes)
-    for name, value in trained.metrics.items():
-        _note(f"{name:<12} {'-' if value is None else format(value, '.3f')} (val)")
-    _note("next: `wafer evaluate` on the test split, `wafer classify IMAGES` for new images")
-    typer.echo(trained.folder)
+    _show_trained(trained)
 
 
 @app.command()
@@ -517,11 +583,23 @@ def evaluate(
     workspace: Where = None,
 ) -> None:
     """Measure a model on the workspace; writes metrics.json, figures and report.html."""
-    from wafer.detector.evaluating import evaluate_model
+    from wafer.classifier.choosing import classifier_meant
 
     found = _workspace(workspace)
+    classifier = classifier_meant(found, weights=model)
     with _bar("evaluating") as progress:
-        done = evaluate_model(found, weights=model, split=split, device=device, progress=progress)
+        if classifier is None:
+            from wafer.detector.evaluating import evaluate_model
+
+            done = evaluate_model(
+                found, weights=model, split=split, device=device, progress=progress
+            )
+        else:
+            from wafer.classifier.evaluating import evaluate_classifier
+
+            done = evaluate_classifier(
+                found, classifier, split=split, device=device, progress=progress
+            )
     _show_evaluation(done.evaluation, as_json)
     _note(f"report {done.report}")
 
@@ -584,13 +662,23 @@ def classify(
 
     The exit code is 1 when some image could not be read; its row says why.
     """
-    from wafer.detector.classification import classify_images
+    from wafer.classifier.choosing import classifier_meant
 
+    place = _workspace_if_any(workspace)
+    classifier = classifier_meant(place, weights=weights)
     with _bar("classifying") as progress:
-        done = classify_images(
+        if classifier is None:
+            from wafer.detector.classification import classify_images
+
+            answering = partial(
+                classify_images, weights=weights, workspace=None if place is None else place.root
+            )
+        else:
+            from wafer.classifier.classification import classify_with_classifier
+
+            answering = partial(classify_with_classifier, path=classifier)
+        done = answering(
             images,
-            weights=weights,
-            workspace=workspace,
             output=output,
             recursive=recursive,
             batch=batch,
@@ -632,8 +720,12 @@ def export(
 
     It goes into the workspace's models folder, under its digest.
     """
+    from wafer.classifier.choosing import classifier_meant
+    from wafer.datasets.errors import WeightsError
     from wafer.detector.exporting import export_model
 
+    if classifier_meant(None, weights=model) is not None:
+        raise WeightsError(f"{model} is a classifier, and only detectors have bundles yet")
     bundle = export_model(_workspace(workspace), model, precision=precision)
     if precision == "int8":
         about = bundle.description.metrics
@@ -1064,6 +1156,30 @@ def _keys_file(keys: Path | None, workspace: Path | None) -> Path:
     return path
 
 
+def _refuse_given(options: Mapping[str, object], why: str) -> None:
+    from wafer.datasets.errors import TrainingError
+
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise TrainingError(f"{given[0]} {why}; leave it out")
+
+
+def _train_classifier(workspace: Any, **arguments: Any) -> None:
+    from wafer.classifier.training import train_classifier
+
+    with _epochs() as progress:
+        trained = train_classifier(workspace, progress=progress, **arguments)
+    _show_trained(trained)
+
+
+def _show_trained(trained: Any) -> None:
+    _notes(trained.notes)
+    for name, value in trained.metrics.items():
+        _note(f"{name:<12} {'-' if value is None else format(value, '.3f')} (val)")
+    _note("next: `wafer evaluate` on the test split, `wafer classify IMAGES` for new images")
+    typer.echo(trained.folder)
+
+
 def _roboflow_project(name: str) -> Any:
     from wafer.labelling.exchange.roboflow.project import open_project
 
@@ -1087,6 +1203,12 @@ def _first_weights(text: str | None) -> Path | Literal["none"] | None:
     if text == "none":
         return "none"
     return None if text is None else Path(text)
+
+
+def _pretrained(text: str | None) -> Path | Literal["cached", "none"] | None:
+    if text == "cached":
+        return "cached"
+    return _first_weights(text)
 
 
 def _show_evaluation(evaluation: Any, as_json: bool) -> None:

@@ -30,12 +30,12 @@ import numpy as np
 from wafer.datasets.files import write_text
 from wafer.datasets.initialisation import initialise
 from wafer.datasets.records import Annotation, Sample
+from wafer.datasets.runs import MODEL_FILE, newest_finished_run
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, create_workspace, open_workspace
 from wafer.detector.evaluating import evaluate_model
-from wafer.detector.loading import MODEL_FILE, load_detector
+from wafer.detector.loading import load_detector
 from wafer.detector.prediction import score_samples
-from wafer.detector.runs import newest_finished_run
 from wafer.detector.training import train_detector
 from wafer.evaluation.metrics import clopper_pearson
 from wafer.labelling.certificate import replay_audits

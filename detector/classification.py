@@ -13,8 +13,8 @@ from pathlib import Path
 from wafer.datasets.classes import ClassTable
 from wafer.datasets.errors import WaferError, WeightsError
 from wafer.datasets.images import decode_bytes
+from wafer.datasets.runs import Run, newest_finished_run
 from wafer.datasets.workspace import Workspace, open_workspace, workspace_folder
-from wafer.detector.runs import Run, newest_finished_run
 from wafer.detector.torch_backend import TORCH, torch_backend
 from wafer.inference.all_boxes import BoxFile
 from wafer.inference.bundle import Bundle, open_bundle

@@ -15,9 +15,9 @@ from wafer.datasets.errors import DataError, Fault, ImageError
 from wafer.datasets.images import decode_image
 from wafer.detector.augmentation import training_transforms, validation_transforms
 from wafer.detector.image_weights import IMAGE_STREAM
-from wafer.detector.pixels import pixel_slots
 from wafer.detector.plan import TrainingImage
-from wafer.detector.ultralytics_adapter import YOLODataset
+from wafer.detector.ultralytics_adapter import WORLD_SIZE, YOLODataset
+from wafer.inference.pixels import pixel_slots
 from wafer.inference.preprocess import resize_long_side
 
 __all__ = ["DetectionDataset"]
@@ -49,7 +49,7 @@ class DetectionDataset(YOLODataset):  # type: ignore[misc]
         self._channels = int(data["channels"])
         self._size = image_size
         slot = image_size * image_size * self._channels
-        self._pixels = pixel_slots(len(images), slot, folder=cache)
+        self._pixels = pixel_slots(len(images), slot, folder=cache, processes=WORLD_SIZE)
         self._shapes: list[tuple[int, ...]] = [()] * len(images)
         self._originals: list[tuple[int, int]] = [(0, 0)] * len(images)
         self._load_all()

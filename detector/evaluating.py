@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,20 +16,12 @@ from wafer.datasets.workspace import Workspace, dataset_hash, select
 from wafer.detector.loading import Detector, check_classes, choose_model, load_detector
 from wafer.detector.prediction import Scored, score_samples
 from wafer.evaluation.records import Prediction
-from wafer.evaluation.report import write_report
-from wafer.evaluation.results import Evaluation, evaluate
+from wafer.evaluation.report import Evaluated, write_report
+from wafer.evaluation.results import evaluate
 
-__all__ = ["Evaluated", "evaluate_model"]
+__all__ = ["evaluate_model"]
 
 Split = Literal["train", "val", "test", "all"]
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """What was measured, and the report that shows it."""
-
-    evaluation: Evaluation
-    report: Path
 
 
 def evaluate_model(

@@ -20,11 +20,11 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]  # noqa: TID25
 from wafer.datasets.errors import ImageError, WeightsError
 from wafer.datasets.images import decode_image
 from wafer.datasets.records import Sample
+from wafer.datasets.runs import Run, versions
 from wafer.datasets.workspace import Workspace
 from wafer.detector.deployed import DeployedModel, best_boxes, pooled
 from wafer.detector.loading import Detector, check_classes, choose_model, load_detector
 from wafer.detector.quantising import quantise_network
-from wafer.detector.runs import Run, versions
 from wafer.inference.bundle import (
     DESCRIPTION,
     GOLDEN,

@@ -12,13 +12,12 @@ from safetensors.torch import load_file
 from wafer.datasets.classes import ClassTable
 from wafer.datasets.files import atomic_file
 from wafer.datasets.records import Sample
+from wafer.datasets.runs import MODEL_FILE, Run, versions
 from wafer.datasets.workspace import Workspace
 from wafer.detector.architecture import build_model, fill_model
 from wafer.detector.exporting import export_model
-from wafer.detector.loading import MODEL_FILE
 from wafer.detector.plan import TrainingPlan
 from wafer.detector.prediction import Scored, score_samples
-from wafer.detector.runs import Run, versions
 from wafer.detector.trainer import BEST, LAST, STATE
 from wafer.detector.ultralytics_adapter import VERSION, DetectionModel
 from wafer.evaluation.calibration import fit_platt, killer_escape_limit

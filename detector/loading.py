@@ -8,22 +8,21 @@ from pathlib import Path
 import torch  # noqa: TID253
 
 from wafer.datasets.errors import WeightsError
+from wafer.datasets.runs import MODEL_FILE, newest_finished_run
 from wafer.datasets.workspace import Workspace
 from wafer.detector.architecture import build_model, fill_model
 from wafer.detector.model import TorchEngine
 from wafer.detector.precision import CpuModel
-from wafer.detector.runs import newest_finished_run, torch_device
 from wafer.inference.bundle import WEIGHTS, open_bundle
 from wafer.inference.deciding import decision_of
+from wafer.inference.devices import torch_device
 from wafer.inference.records import Predictor
 from wafer.inference.registry import named_bundle
 from wafer.weights.checkpoint import Checkpoint, read_checkpoint
 from wafer.weights.manifest import shipped
 
-__all__ = ["MODEL_FILE", "Detector", "check_classes", "choose_model", "load_detector"]
+__all__ = ["Detector", "check_classes", "choose_model", "load_detector"]
 
-MODEL_FILE = Path("weights", "best.safetensors")
-"""Where a run folder keeps its model."""
 SHIPPED = "yolov5n"
 
 

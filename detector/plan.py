@@ -9,7 +9,7 @@ from typing import Any
 
 from wafer.datasets.files import write_text
 from wafer.detector.image_weights import Mode
-from wafer.detector.precision import Precision
+from wafer.inference.precision import Precision
 
 __all__ = ["PLAN", "TrainingImage", "TrainingPlan", "read_plan", "write_plan"]
 

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from typing import Any, Literal
+from typing import Any
 
 import torch  # noqa: TID253
 
-from wafer.datasets.files import cache_folder, write_text
 from wafer.detector.ultralytics_adapter import DetectionModel, get_cfg
-from wafer.inference.processor import processor_digest
+from wafer.inference.precision import Precision, faster_precision
 
-__all__ = ["CpuModel", "Precision", "fastest_precision", "use_cores"]
+__all__ = ["CpuModel", "fastest_precision"]
 
-Precision = Literal["float32", "bfloat16"]
-
-# bfloat16 has to win clearly before its rounding is taken into account.
-WORTHWHILE = 0.9
 PROBE_BATCH = 16
-PROBE_STEPS = 5
 
 
 class CpuModel(DetectionModel):  # type: ignore[misc]
@@ -41,57 +33,27 @@ class CpuModel(DetectionModel):  # type: ignore[misc]
         return _to_float32(output)
 
 
-def use_cores(*, share: int = 1) -> None:
-    """Let torch use all cores that this process may use, or its share of them.
-
-    ultralytics would leave one core idle.
-    """
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // share))
-
-
 def fastest_precision(
     model: CpuModel, *, architecture: str, channels: int, image_size: int
 ) -> Precision:
-    """Return the faster precision of a training step on this processor.
+    """Return the faster precision of a training step on this processor, see `faster_precision`.
 
-    It is timed once and remembered in the user's cache folder, because the same command has to
-    train the same network again. The model is left as it was.
+    The model is left as it was.
     """
-    path = cache_folder() / "precision.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    images = f"{PROBE_BATCH}x{channels}x{image_size}"
-    key = f"{architecture} {images} torch {torch.__version__} {_processor()}"
-    if key not in known:
-        use_cores()
-        faster = _timed_precision(model, channels, image_size)
-        write_text(path, json.dumps({**known, key: faster}, indent=2) + "\n")
-        return faster
-    remembered: Precision = "bfloat16" if known[key] == "bfloat16" else "float32"
-    return remembered
-
-
-def _processor() -> str:
-    """Name the processor and what it can do; several machines may share a home folder."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"{capability} {processor_digest()}"
-
-
-def _timed_precision(model: CpuModel, channels: int, image_size: int) -> Precision:
-    """Time both in turn and compare the fastest steps: other work on the machine only slows."""
     before, state = model.precision, {k: v.clone() for k, v in model.state_dict().items()}
-    model.train()
-    model.args = get_cfg()
-    seconds: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
-    for _ in range(PROBE_STEPS):
-        for precision, times in seconds.items():
-            model.precision = precision
-            times.append(_step_seconds(model, channels, image_size))
+
+    def seconds(precision: Precision) -> float:
+        model.train()
+        model.args = get_cfg()
+        model.precision = precision
+        return _step_seconds(model, channels, image_size)
+
+    faster = faster_precision(f"{architecture} {PROBE_BATCH}x{channels}x{image_size}", seconds)
     model.zero_grad(set_to_none=True)
     model.criterion = None
     model.load_state_dict(state)
     model.precision = before
-    fastest = {precision: min(times) for precision, times in seconds.items()}
-    return "bfloat16" if fastest["bfloat16"] < WORTHWHILE * fastest["float32"] else "float32"
+    return faster
 
 
 def _step_seconds(model: CpuModel, channels: int, image_size: int) -> float:

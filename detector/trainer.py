@@ -30,7 +30,6 @@ from wafer.detector.draws import (
 from wafer.detector.image_weights import smooth_maps
 from wafer.detector.loader import EpochLoader, EpochSampler, StridedSampler
 from wafer.detector.plan import TrainingPlan, read_plan
-from wafer.detector.precision import use_cores
 from wafer.detector.processes import Progress
 from wafer.detector.ultralytics_adapter import (
     RANK,
@@ -40,6 +39,7 @@ from wafer.detector.ultralytics_adapter import (
     ModelEMA,
     unwrap_model,
 )
+from wafer.inference.precision import use_cores
 
 __all__ = ["BEST", "LAST", "STATE", "WaferTrainer", "read_state"]
 

@@ -14,22 +14,23 @@ from wafer.datasets.errors import TrainingError, WeightsError
 from wafer.datasets.files import sha256_file
 from wafer.datasets.ledger import read_chain
 from wafer.datasets.records import Sample
+from wafer.datasets.runs import Run, TrainedRun, locked, open_run
 from wafer.datasets.workspace import Selection, Workspace, dataset_hash, select
 from wafer.detector.architecture import ARCHITECTURES, build_model, start_from
 from wafer.detector.finishing import finish_run
 from wafer.detector.hyperparameters import faults_of, resolve
 from wafer.detector.image_weights import MODES, Mode
 from wafer.detector.plan import PLAN, TrainingImage, TrainingPlan, read_plan, write_plan
-from wafer.detector.precision import Precision, fastest_precision
+from wafer.detector.precision import fastest_precision
 from wafer.detector.processes import Progress
-from wafer.detector.runs import Run, locked, open_run, training_devices
 from wafer.detector.trainer import WaferTrainer, read_state
 from wafer.detector.worker import train_in_processes
+from wafer.inference.devices import training_devices
+from wafer.inference.precision import Precision
 from wafer.weights.manifest import shipped
 
 __all__ = [
     "PreparedTraining",
-    "TrainedRun",
     "TrainingArguments",
     "prepare_training",
     "train_detector",
@@ -43,16 +44,6 @@ LARGEST_SEED = 2**31
 """numpy takes 32 bits, and an evolution and several processes count on from the seed."""
 SHARE_WITHOUT_MOSAIC = 3
 """At most one in so many epochs, the last ones, goes without mosaic, however short a training."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainedRun:
-    """A finished training: its folder, whether it was gone on with, and its validation metrics."""
-
-    folder: Path
-    resumed: bool
-    metrics: Mapping[str, float | None]
-    notes: tuple[str, ...]
 
 
 class TrainingArguments(TypedDict, total=False):

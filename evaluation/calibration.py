@@ -20,17 +20,22 @@ from wafer.evaluation.records import Decision
 __all__ = [
     "KILLER_LIMIT",
     "KILLER_REASON",
+    "LOW_PROBABILITY",
+    "LOW_PROBABILITY_REASON",
     "LOW_SCORE",
     "LOW_SCORE_REASON",
     "Answer",
     "PlattMap",
     "decide",
+    "decide_class",
     "fit_platt",
     "killer_escape_limit",
 ]
 
 LOW_SCORE = 0.25
 LOW_SCORE_REASON = "low score"
+LOW_PROBABILITY = 0.5
+LOW_PROBABILITY_REASON = "low confidence"
 KILLER_LIMIT = 0.01
 KILLER_REASON = "killer escape limit"
 
@@ -168,6 +173,35 @@ def decide(
     if none_review_above is not None and probability >= none_review_above:
         return Answer(none_class, None, 1 - probability, "review", KILLER_REASON)
     return Answer(none_class, None, 1 - probability, "auto", "")
+
+
+def decide_class(
+    probability: float,
+    best_class: str,
+    box: Box | None,
+    *,
+    none_class: str | None,
+    none_review_above: float | None,
+) -> Answer:
+    """Turn the most probable class of a whole image into the answer about it.
+
+    Below a probability of 0.5, where it is more likely wrong than right, it goes to review; so does
+    "no defect" where it might let a killer class through.
+
+    Args:
+        probability: of the most probable class, calibrated, 0 to 1.
+        best_class: that class.
+        box: the full frame for a class whose label is that, else None.
+        none_class: the name of the class for "no defect", None where the table has none.
+        none_review_above: from this P(defect) = 1 - P("no defect") on "no defect" goes to review,
+            as ``killer_escape_limit`` gives it; None where no class is a killer.
+    """
+    if probability < LOW_PROBABILITY:
+        return Answer(best_class, box, probability, "review", LOW_PROBABILITY_REASON)
+    none = best_class == none_class
+    if none and none_review_above is not None and 1 - probability >= none_review_above:
+        return Answer(best_class, box, probability, "review", KILLER_REASON)
+    return Answer(best_class, box, probability, "auto", "")
 
 
 def _logit(score: NDArray[np.float64]) -> NDArray[np.float64]:

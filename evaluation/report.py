@@ -30,7 +30,7 @@ from wafer.evaluation.records import Detection, Prediction
 from wafer.evaluation.remarks import remarks
 from wafer.evaluation.results import Evaluation
 
-__all__ = ["METRICS_FILE", "REPORT_FILE", "write_report"]
+__all__ = ["METRICS_FILE", "REPORT_FILE", "Evaluated", "write_report"]
 
 METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.html"
@@ -45,6 +45,14 @@ GOLDEN_ERRORS = (0, 1, 2)
 # A close-up has this many times the side of the box, within these shares of the whole image.
 CLOSE_UP = 1.6
 LEAST_CLOSE_UP, LARGEST_CLOSE_UP = 0.15, 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What was measured, and the report that shows it."""
+
+    evaluation: Evaluation
+    report: Path
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wafer.datasets.errors import StorageError, WaferError, WorkspaceError
+from wafer.datasets.runs import Run, locked
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace
-from wafer.detector.runs import Run, locked
 from wafer.experiments.table3.outputs import Table3
 from wafer.experiments.table3.plan import SCALES, Scale, ScaleName, settings
 from wafer.experiments.table3.record import check_folder, claim_folder

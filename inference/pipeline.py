@@ -169,7 +169,7 @@ def _infer(items: Sequence[Prepared], predictor: Predictor) -> Iterator[Row]:
     if not items:
         return
     answers = predictor.engine.infer(np.stack([item.pixels.image for item in items]))
-    names = predictor.classes.detector_names
+    names = predictor.names
     for position, item in enumerate(items):
         score, corners = float(answers.scores[position].max()), answers.boxes[position]
         found = () if answers.found is None else answers.found[position]
@@ -179,7 +179,7 @@ def _infer(items: Sequence[Prepared], predictor: Predictor) -> Iterator[Row]:
                 f"(score {score}); its file is damaged or its training diverged"
             )
         name = names[answers.classes[position]]
-        answer = predictor.decide(score, name, _box(corners, name, item, predictor))
+        answer = predictor.decide(score, name, _box(corners, name, item.pixels, predictor))
         prediction = Prediction(image=item.name, **answer._asdict())
         row = Row(
             image=item.name,
@@ -197,16 +197,17 @@ def _infer(items: Sequence[Prepared], predictor: Predictor) -> Iterator[Row]:
 
 
 def _detection(found: NDArray[np.float32], item: Prepared, predictor: Predictor) -> Detection:
-    name = predictor.classes.detector_names[int(found[5])]
-    box = _box(found[:4], name, item, predictor)
+    name = predictor.names[int(found[5])]
+    box = _box(found[:4], name, item.pixels, predictor)
+    assert box is not None  # a model without boxes finds none
     return Detection(item.name, box, name, min(1.0, float(found[4])))
 
 
-def _box(corners: NDArray[np.floating], name: str, item: Prepared, predictor: Predictor) -> Box:
-    whole = predictor.classes[name].kind == "whole_image"
-    return _full_frame(item.pixels) if whole else to_original(corners, item.pixels)
-
-
-def _full_frame(pixels: Letterboxed) -> Box:
-    width, height = pixels.original_size
-    return Box(0.0, 0.0, float(width), float(height))
+def _box(
+    corners: NDArray[np.floating], name: str, pixels: Letterboxed, predictor: Predictor
+) -> Box | None:
+    """Return the box of an answer in pixels of the original, None where nobody says where it is."""
+    if predictor.classes[name].kind == "whole_image":
+        width, height = pixels.original_size
+        return Box(0.0, 0.0, float(width), float(height))
+    return None if predictor.boxless else to_original(corners, pixels)

@@ -21,7 +21,7 @@ class TopOne(NamedTuple):
     """The best box of each image of a batch.
 
     ``boxes`` are corners (xmin, ymin, xmax, ymax) in pixels of the letterboxed image, shape
-    (N, 4); ``classes`` positions in ``ClassTable.detector_names``, shape (N,); ``scores`` the
+    (N, 4); ``classes`` positions in ``Predictor.names``, shape (N,); ``scores`` the
     highest score of each class over all boxes, 0 to 1, shape (N, classes). ``features`` are what
     the head was given, pooled over the image, shape (N, features); None where nobody asked.
     ``found`` are the boxes of each image that survive NMS, best first: corners, score and class,
@@ -63,7 +63,7 @@ class Engine(Protocol):
         ...
 
 
-Decide = Callable[[float, str, Box], Answer]
+Decide = Callable[[float, str, Box | None], Answer]
 """Turns the highest score, its class and its box in pixels of the original into the answer."""
 
 
@@ -73,8 +73,10 @@ class Predictor:
 
     ``model`` is the label in the output, such as ``yolov5n-694634a01063``. ``image_size`` is the
     side of the letterboxed input in pixels; ``colour`` and ``white_level`` say how files are
-    decoded (`wafer.datasets.images.decode_image`). ``explain`` says of a row whether its heat is
-    wanted; None for no row.
+    decoded (`wafer.datasets.images.decode_image`). ``boxless`` marks a model that names a class for
+    the whole image and says nothing of where: its scores are of all classes, "no defect" included,
+    and only classes whose label is the full frame have a box. ``explain`` says of a row whether its
+    heat is wanted; None for no row.
     """
 
     model: str
@@ -84,7 +86,13 @@ class Predictor:
     image_size: int
     colour: bool
     white_level: int
+    boxless: bool = False
     explain: Callable[[Row], bool] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the classes that the engine's scores follow."""
+        return self.classes.names if self.boxless else self.classes.detector_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

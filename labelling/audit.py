@@ -24,8 +24,8 @@ from wafer.datasets.files import write_bytes, write_text
 from wafer.datasets.image_names import safe_name
 from wafer.datasets.images import decode_image
 from wafer.datasets.ledger import ImageState
+from wafer.datasets.runs import Run, locked, newest_finished_run
 from wafer.datasets.workspace import Workspace, write_yolo_view
-from wafer.detector.runs import Run, locked, newest_finished_run
 from wafer.labelling.certificate import (
     ATTEMPTS,
     Answer,

@@ -17,8 +17,8 @@ from wafer.datasets.errors import WaferError
 from wafer.datasets.files import write_text
 from wafer.datasets.ledger import ImageState
 from wafer.datasets.records import Box
+from wafer.datasets.runs import newest_finished_run
 from wafer.datasets.workspace import Workspace
-from wafer.detector.runs import newest_finished_run
 from wafer.labelling.ledger import BoxEvent
 
 __all__ = [

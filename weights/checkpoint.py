@@ -16,8 +16,9 @@ from wafer.datasets.classes import ClassTable, DefectClass
 from wafer.datasets.errors import WeightsError
 from wafer.datasets.files import write_bytes
 from wafer.weights.decision_rule import DecisionRule
+from wafer.weights.description import METADATA_KEY
 from wafer.weights.loading import Tensors, read_tensors
-from wafer.weights.sealing import METADATA_KEY, seal
+from wafer.weights.sealing import seal
 
 __all__ = [
     "FIRST_WEIGHTS",

@@ -11,11 +11,20 @@ from wafer.datasets.errors import WeightsError
 from wafer.datasets.files import cache_folder, sha256_file, write_bytes
 from wafer.weights.checkpoint import FIRST_WEIGHTS, read_checkpoint
 from wafer.weights.convert import ConversionReport, architecture_of, convert_yolov5
+from wafer.weights.description import METADATA_KEY
 from wafer.weights.loading import read_tensors
 from wafer.weights.manifest import PACKAGE, WeightsRecord, find_record, read_manifest, verify
-from wafer.weights.sealing import METADATA_KEY, seal
+from wafer.weights.sealing import seal
 
-__all__ = ["Imported", "Listed", "Verified", "import_weights", "list_weights", "verify_weights"]
+__all__ = [
+    "Imported",
+    "Listed",
+    "Verified",
+    "import_weights",
+    "list_weights",
+    "verify_weights",
+    "weights_folder",
+]
 
 Shapes = Mapping[str, tuple[int, ...]]
 

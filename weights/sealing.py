@@ -12,12 +12,10 @@ import safetensors.torch
 import torch  # noqa: TID253 - this module reads and writes tensors
 
 from wafer.datasets.errors import WeightsError
+from wafer.weights.description import METADATA_KEY
 from wafer.weights.manifest import altered
 
-__all__ = ["METADATA_KEY", "check_seal", "seal"]
-
-METADATA_KEY = "wafer"
-"""The one key of the metadata; several keys would be written in a random order."""
+__all__ = ["check_seal", "seal"]
 
 DIGEST_KEY = "content_sha256"
 

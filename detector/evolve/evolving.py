@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from wafer.datasets.errors import StorageError, TrainingError
+from wafer.datasets.runs import Run, adopt_run, newest_finished_run, open_shared_run
 from wafer.datasets.workspace import Workspace
 from wafer.detector.evolve.claims import Claim, is_alive, owner
 from wafer.detector.evolve.journal import Journal
@@ -21,7 +22,6 @@ from wafer.detector.evolve.records import MODES, EvolveMode, Settings, Trial, Tr
 from wafer.detector.evolve.schedule import announcement, next_step, verdict
 from wafer.detector.evolve.trial import LAST_EPOCHS, Outcome, outcome_of, run_trial
 from wafer.detector.exporting import export_model
-from wafer.detector.runs import Run, adopt_run, newest_finished_run, open_shared_run
 from wafer.detector.training import PreparedTraining, TrainingArguments, prepare_training
 
 __all__ = ["Evolved", "Running", "View", "evolve_detector", "finished_evolution"]

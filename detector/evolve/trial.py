@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from wafer.datasets.files import write_text
+from wafer.datasets.runs import newest_finished_run
 from wafer.datasets.workspace import Workspace, open_workspace
 from wafer.detector.evolve.records import Trial
 from wafer.detector.processes import Progress, child_process, report_progress, run_child
-from wafer.detector.runs import newest_finished_run
 from wafer.detector.training import TrainingArguments, train_detector
 
 __all__ = ["Outcome", "outcome_of", "run_trial"]

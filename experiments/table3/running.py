@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 from wafer.datasets.errors import DataError, Fault, WorkspaceError
 from wafer.datasets.records import Sample
+from wafer.datasets.runs import newest_finished_run
 from wafer.datasets.splits import missing_classes
 from wafer.datasets.workspace import Workspace, dataset_hash, select
 from wafer.detector.evaluating import evaluate_model
 from wafer.detector.evolve.evolving import Evolved, View, evolve_detector, finished_evolution
 from wafer.detector.hyperparameters import read_hyp
-from wafer.detector.runs import newest_finished_run, training_devices
 from wafer.detector.training import TrainingArguments, prepare_training, train_detector
 from wafer.evaluation.report import METRICS_FILE, REPORT_FILE
 from wafer.experiments.table3.plan import (
@@ -30,6 +30,7 @@ from wafer.experiments.table3.plan import (
     cost,
     training_arguments,
 )
+from wafer.inference.devices import training_devices
 
 __all__ = ["MEASURED", "Outcome", "Progress", "Series", "check_splits", "data_of"]
 

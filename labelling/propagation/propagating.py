@@ -11,9 +11,10 @@ from wafer.datasets.errors import DataError, TrainingError
 from wafer.datasets.files import sha256_file
 from wafer.datasets.ledger import ImageState
 from wafer.datasets.records import Annotation, Sample
+from wafer.datasets.runs import Run, locked, open_run
 from wafer.datasets.workspace import Workspace, dataset_hash, write_yolo_view
-from wafer.detector.runs import Run, locked, open_run, training_devices
 from wafer.detector.training import prepare_training
+from wafer.inference.devices import training_devices
 from wafer.labelling.ledger import Ledger, this_user
 from wafer.labelling.propagation.decisions import ImageDecision
 from wafer.labelling.propagation.gate import Comparison, compare

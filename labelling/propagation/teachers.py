@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from wafer.datasets.records import Annotation, Sample
+from wafer.datasets.runs import MODEL_FILE, newest_finished_run
 from wafer.datasets.workspace import Workspace
-from wafer.detector.loading import MODEL_FILE
-from wafer.detector.runs import newest_finished_run
 from wafer.detector.training import train_detector
 from wafer.labelling.propagation.roles import Roles
 

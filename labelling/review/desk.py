@@ -10,8 +10,8 @@ from pathlib import Path
 
 from wafer.datasets.errors import ConflictError, ImageError, WaferError
 from wafer.datasets.ledger import ImageState
+from wafer.datasets.runs import newest_finished_run
 from wafer.datasets.workspace import Workspace
-from wafer.detector.runs import newest_finished_run
 from wafer.labelling.audit import Audited, answer_audit, note_answer
 from wafer.labelling.ledger import Ledger, this_user
 from wafer.labelling.queue import QUEUE, Queue, propagation_runs, read_queue

@@ -12,9 +12,9 @@ from wafer.detector.dataset import DetectionDataset
 from wafer.detector.hyperparameters import HYPERPARAMETERS
 from wafer.detector.image_weights import Mode
 from wafer.detector.loader import EpochLoader, EpochSampler, StridedSampler
-from wafer.detector.pixels import pixel_slots
 from wafer.detector.plan import TrainingImage, TrainingPlan, read_plan, write_plan
 from wafer.detector.ultralytics_adapter import get_cfg
+from wafer.inference.pixels import pixel_slots
 
 SIZE = 64
 LOCAL, WHOLE, EMPTY = 0, 1, 2
@@ -192,9 +192,9 @@ def test_images_are_the_same_wherever_they_are_kept(
     folder = images[0].path.parent
     before = sorted(folder.iterdir())
     if place != "memory":
-        monkeypatch.setattr("wafer.detector.pixels.MEMORY_SHARE", 0.0)
+        monkeypatch.setattr("wafer.inference.pixels.MEMORY_SHARE", 0.0)
     if place == "nowhere":
-        monkeypatch.setattr("wafer.detector.pixels.DISK_SHARE", 0.0)
+        monkeypatch.setattr("wafer.inference.pixels.DISK_SHARE", 0.0)
     data = dataset(images, training=False)
     assert sorted(folder.iterdir()) == before  # the file on disk has no name
     for path in {image.path for image in images}:
@@ -208,8 +208,8 @@ def test_a_container_may_have_less_memory_than_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
-    monkeypatch.setattr("wafer.detector.pixels.GROUP_LIMIT", limit)
-    monkeypatch.setattr("wafer.detector.pixels.GROUP_USED", used)
+    monkeypatch.setattr("wafer.inference.pixels.GROUP_LIMIT", limit)
+    monkeypatch.setattr("wafer.inference.pixels.GROUP_USED", used)
     used.write_text("300000\n")
     for text, in_memory in (("max\n", True), ("500000\n", True), ("400000\n", False)):
         limit.write_text(text)

@@ -6,10 +6,10 @@ import pytest
 
 from wafer.datasets.classes import ClassTable, DefectClass, paper_classes
 from wafer.datasets.errors import WeightsError
+from wafer.datasets.runs import MODEL_FILE, open_run
 from wafer.datasets.workspace import Workspace
 from wafer.detector.architecture import build_model
-from wafer.detector.loading import MODEL_FILE, choose_model, load_detector
-from wafer.detector.runs import open_run
+from wafer.detector.loading import choose_model, load_detector
 from wafer.inference.deciding import decision_of
 from wafer.weights.checkpoint import read_checkpoint, save_checkpoint
 from wafer.weights.decision_rule import DecisionRule

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from wafer.datasets.errors import DataError, TrainingError, WeightsError
+from wafer.datasets.runs import Run
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
 from wafer.detector.draws import read_draws
-from wafer.detector.runs import Run
 from wafer.detector.trainer import WaferTrainer
 from wafer.detector.training import train_detector
 from wafer.inference.bundle import open_bundle

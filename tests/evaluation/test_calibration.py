@@ -10,7 +10,13 @@ from scipy.optimize import minimize
 from sklearn.metrics import log_loss
 
 from wafer.datasets.records import Box
-from wafer.evaluation.calibration import PlattMap, decide, fit_platt, killer_escape_limit
+from wafer.evaluation.calibration import (
+    PlattMap,
+    decide,
+    decide_class,
+    fit_platt,
+    killer_escape_limit,
+)
 
 BOX = Box(10, 20, 30, 40)
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=30)
@@ -192,3 +198,23 @@ def test_a_sure_detector_is_not_overruled_by_its_low_scores() -> None:
     lenient = PlattMap(slope=1.0, intercept=5.0)
     answer = decide(0.1, "scratch", BOX, platt=lenient, none_class="clean", none_review_above=None)
     assert answer == ("scratch", BOX, 0.1, "auto", "")
+
+
+@pytest.mark.parametrize(
+    ("probability", "name", "above", "decision", "reason"),
+    [
+        (0.5, "scratch", None, "auto", ""),
+        (0.49, "scratch", None, "review", "low confidence"),
+        (0.49, "clean", 0.1, "review", "low confidence"),
+        (0.76, "clean", 0.25, "auto", ""),
+        (0.75, "clean", 0.25, "review", "killer escape limit"),
+        (0.9, "clean", None, "auto", ""),
+        (0.9, "scratch", 0.1, "auto", ""),
+        (1.0, "clean", 0.0, "review", "killer escape limit"),
+    ],
+)
+def test_the_rule_of_a_classifier(
+    probability: float, name: str, above: float | None, decision: str, reason: str
+) -> None:
+    answer = decide_class(probability, name, None, none_class="clean", none_review_above=above)
+    assert answer == (name, None, probability, decision, reason)

@@ -15,10 +15,10 @@ import pytest
 from wafer.datasets.classes import ClassTable, DefectClass
 from wafer.datasets.errors import DataError, WaferError, WorkspaceError
 from wafer.datasets.records import Annotation, Sample
+from wafer.datasets.runs import Run, locked
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, create_workspace, open_workspace
 from wafer.detector.hyperparameters import read_hyp
-from wafer.detector.runs import Run, locked
 from wafer.experiments.reproduction import reproduce_table
 from wafer.experiments.table3.outputs import Table3
 from wafer.experiments.table3.plan import EXPERIMENTS, SCALES

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ["datasets", "detector", "evaluation", "experiments", "inference", "labelling"]
-ROOMS += ["service", "weights"]
+ROOMS = ["classifier", "datasets", "detector", "evaluation", "experiments", "inference"]
+ROOMS += ["labelling", "service", "weights"]
 
 
 def modules_with_examples() -> list[str]:

@@ -14,7 +14,7 @@ ORDER = [
     ("datasets",),
     ("weights", "evaluation"),
     ("inference",),
-    ("detector",),
+    ("detector", "classifier"),
     ("experiments", "labelling", "service"),
     ("cli",),
 ]

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 ROOMS = [
+    "classifier",
     "datasets",
     "detector",
     "evaluation",
@@ -65,6 +66,8 @@ def test_both_distributions_of_opencv_are_of_one_version() -> None:
         "numpy",
         "pandas",
         "pycocotools",
+        "scikit-image",
+        "timm",
         "typer",
     ],
 )

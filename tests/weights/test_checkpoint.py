@@ -14,7 +14,8 @@ from wafer.datasets.errors import WeightsError
 from wafer.datasets.files import sha256_file
 from wafer.weights.checkpoint import read_checkpoint, save_checkpoint
 from wafer.weights.decision_rule import DecisionRule
-from wafer.weights.sealing import METADATA_KEY, seal
+from wafer.weights.description import METADATA_KEY
+from wafer.weights.sealing import seal
 
 TENSORS = {
     "model.0.conv.weight": torch.linspace(-1, 1, 24).reshape(2, 1, 3, 4),

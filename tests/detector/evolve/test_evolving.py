@@ -20,6 +20,7 @@ from rich.console import Console
 
 from wafer.datasets.errors import StorageError, TrainingError
 from wafer.datasets.files import sha256_file
+from wafer.datasets.runs import MODEL_FILE, Run, newest_finished_run
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
 from wafer.detector.evolve.evolving import View, evolve_detector, finished_evolution
@@ -31,8 +32,6 @@ from wafer.detector.evolve.schedule import next_step
 from wafer.detector.evolve.table import evolve_table, time_left
 from wafer.detector.evolve.trial import outcome_of
 from wafer.detector.hyperparameters import read_hyp
-from wafer.detector.loading import MODEL_FILE
-from wafer.detector.runs import Run, newest_finished_run
 from wafer.inference.bundle import WEIGHTS, open_bundle
 
 SMALL: dict[str, Any] = {"epochs": 4, "batch": 32, "imgsz": 64, "device": "cpu"}

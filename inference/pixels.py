@@ -13,8 +13,6 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from wafer.detector.ultralytics_adapter import WORLD_SIZE
-
 __all__ = ["pixel_slots"]
 
 log = logging.getLogger(__name__)
@@ -27,7 +25,9 @@ MEMORY_SHARE = 0.5
 DISK_SHARE = 0.5
 
 
-def pixel_slots(number: int, size: int, *, folder: Path) -> NDArray[np.uint8] | None:
+def pixel_slots(
+    number: int, size: int, *, folder: Path, processes: int = 1
+) -> NDArray[np.uint8] | None:
     """Return room for the pixels of ``number`` images of at most ``size`` bytes each.
 
     It is in memory where that takes less than half of what is free (several processes of one
@@ -38,15 +38,16 @@ def pixel_slots(number: int, size: int, *, folder: Path) -> NDArray[np.uint8] | 
         number: of images.
         size: bytes of the largest image.
         folder: where the file goes, made where needed.
+        processes: how many processes of one training ask for as much each.
 
     Returns:
         uint8, not initialised; None where neither memory nor disk has room. Shape: (number, size).
     """
     needed = number * size
-    if needed * WORLD_SIZE < MEMORY_SHARE * _free_memory():
+    if needed * processes < MEMORY_SHARE * _free_memory():
         return np.empty((number, size), np.uint8)
     folder.mkdir(parents=True, exist_ok=True)
-    if needed * WORLD_SIZE < DISK_SHARE * shutil.disk_usage(folder).free:
+    if needed * processes < DISK_SHARE * shutil.disk_usage(folder).free:
         with tempfile.TemporaryFile(dir=folder) as file, suppress(OSError):
             os.posix_fallocate(file.fileno(), 0, needed)
             pixels = np.memmap(file, np.uint8, "r+", shape=(number, size))

@@ -13,25 +13,25 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wafer.datasets.errors import TrainingError
 from wafer.datasets.files import write_text
 
-if TYPE_CHECKING:
-    import torch
-
 __all__ = [
+    "MODEL_FILE",
     "Run",
+    "TrainedRun",
     "adopt_run",
     "locked",
     "newest_finished_run",
     "open_run",
     "open_shared_run",
-    "torch_device",
-    "training_devices",
     "versions",
 ]
+
+MODEL_FILE = Path("weights", "best.safetensors")
+"""Where a run folder keeps its model."""
 
 RECORD = "run.json"
 LOCK = ".lock"
@@ -73,6 +73,16 @@ class Run:
     def note_bundle(self, folder: Path) -> None:
         """Write down where the bundle of its model is, so that both can be moved together."""
         self.update(bundle=os.path.relpath(folder, self.folder))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedRun:
+    """A finished training: its folder, whether it was gone on with, and its validation metrics."""
+
+    folder: Path
+    resumed: bool
+    metrics: Mapping[str, float | None]
+    notes: tuple[str, ...]
 
 
 def open_run(
@@ -161,44 +171,6 @@ def locked(run: Run) -> Iterator[None]:
         except (BlockingIOError, PermissionError) as error:
             raise TrainingError(f"another process is training in {run.folder}") from error
         yield
-
-
-def torch_device(device: str) -> torch.device:
-    """Return the device a user means: ``auto``, ``cpu`` or ``cuda:N``.
-
-    Raises:
-        TrainingError: it is not to be had on this machine.
-    """
-    import torch
-
-    if device == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    number = device.removeprefix("cuda:")
-    if device == "cpu":
-        return torch.device("cpu")
-    if not number.isdecimal() or int(number) >= torch.cuda.device_count():
-        raise TrainingError(f"--device {device} is not to be had here; use cpu or auto")
-    return torch.device(device)
-
-
-def training_devices(device: str) -> str:
-    """Return the devices of a training in one spelling: ``cpu``, ``cuda:0``, ``cuda:0,1``.
-
-    Args:
-        device: ``auto``, ``cpu``, or numbers of GPUs with or without ``cuda:``.
-
-    Raises:
-        TrainingError: one of them is not to be had on this machine, or named twice.
-    """
-    numbers = device.removeprefix("cuda:").split(",")
-    if len(numbers) == 1:
-        named = f"cuda:{device}" if device.isdecimal() else device
-        return str(torch_device(named))
-    if len(set(numbers)) < len(numbers):
-        raise TrainingError(f"--device {device} names a device twice")
-    for number in numbers:
-        torch_device(f"cuda:{number}")
-    return f"cuda:{','.join(numbers)}"
 
 
 def versions() -> dict[str, str]:

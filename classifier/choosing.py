@@ -1,0 +1,33 @@
+"""Whether the model that a command means is a classifier, found out without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wafer.classifier.names import CLASSIFIERS
+from wafer.datasets.runs import MODEL_FILE, newest_finished_run
+from wafer.datasets.workspace import Workspace
+from wafer.inference.registry import named_bundle
+from wafer.weights.description import described_architecture
+
+__all__ = ["classifier_meant"]
+
+
+def classifier_meant(workspace: Workspace | None, *, weights: Path | None) -> Path | None:
+    """Return the model file of the classifier that a command means, None for any other model.
+
+    That is ``weights`` (a run folder or a model file), else the newest finished run of the
+    workspace where no bundle is promoted.
+
+    Raises:
+        DataError: ``models/current`` is damaged.
+    """
+    if named_bundle(workspace, weights=weights) is not None:
+        return None
+    if weights is None:
+        run = None if workspace is None else newest_finished_run(workspace.runs)
+        weights = None if run is None else run.folder
+    if weights is None:
+        return None
+    path = weights / MODEL_FILE if weights.is_dir() else weights
+    return path if described_architecture(path) in CLASSIFIERS else None

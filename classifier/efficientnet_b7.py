@@ -1,0 +1,32 @@
+"""EfficientNet-B7 as the paper trained it; twenty times the work of B3."""
+
+from __future__ import annotations
+
+import timm  # noqa: TID253
+
+from wafer.classifier.cnn import Backbone, TorchClassifier, fit_cnn, read_cnn, steps_of_ten
+from wafer.classifier.models import Settings, Task
+from wafer.weights.loading import Tensors
+
+__all__ = ["SETTINGS", "build", "fit", "network"]
+
+SETTINGS = Settings(epochs=20, batch=128, learning_rate=0.001, patience=10, image_size=256)
+
+
+def fit(task: Task, /) -> Tensors:
+    """Train; see `fit_cnn`."""
+    return fit_cnn(task, build, steps_of_ten, name="efficientnet_b7")
+
+
+def network(tensors: Tensors, /, *, classes: int, channels: int, device: str) -> TorchClassifier:
+    """Return the network; see `read_cnn`."""
+    return read_cnn(tensors, build, classes=classes, device=device)
+
+
+def build(*, classes: int) -> Backbone:
+    """Return the network with random weights."""
+    body = timm.create_model(
+        "tf_efficientnet_b7", num_classes=classes, drop_rate=0.5, drop_path_rate=0.2
+    )
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return Backbone(body, mean=mean, std=std, head=("classifier.",))

@@ -1,0 +1,130 @@
+"""Measuring a classifier on a split of a workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wafer.classifier.images import choose_images
+from wafer.classifier.loading import Classifier, load_classifier
+from wafer.datasets.errors import DataError, Fault, WeightsError
+from wafer.datasets.images import decode_image
+from wafer.datasets.records import Sample, Split
+from wafer.datasets.workspace import Workspace, dataset_hash
+from wafer.evaluation.answers import NO_TRUTH
+from wafer.evaluation.records import Prediction
+from wafer.evaluation.report import Evaluated, write_report
+from wafer.evaluation.results import evaluate
+from wafer.inference.pipeline import classify
+from wafer.inference.sources import ImageInput
+
+__all__ = ["evaluate_classifier"]
+
+Progress = Callable[[int, int], None]
+
+
+def evaluate_classifier(
+    workspace: Workspace,
+    path: Path,
+    *,
+    split: Literal["train", "val", "test", "all"] = "test",
+    device: str = "auto",
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Evaluated:
+    """Measure a classifier on the images of a split that have one known class.
+
+    Args:
+        workspace: the images and their classes.
+        path: the model file.
+        split: ``all`` is train, val and test together, and optimistic.
+        device: ``auto``, ``cpu`` or ``cuda:N``.
+        folder: where metrics.json, the figures and report.html go, by default
+            ``runs/evaluate/<model>-<split>`` of the workspace.
+        progress: called with (images done, images in all).
+
+    Raises:
+        WeightsError: a damaged model, or one of other classes.
+        DataError: no image of a known class in the split, or images that cannot be decoded.
+    """
+    classifier = load_classifier(path, device=device)
+    _check_classes(classifier, workspace)
+    samples, left_out = _samples(workspace, split)
+    predictions = _predictions(classifier, workspace, samples, progress)
+    label = classifier.checkpoint.label
+    result = evaluate(
+        samples,
+        predictions,
+        classes=workspace.classes,
+        detections=None,
+        sizes={},
+        model=label,
+        dataset_hash=dataset_hash(workspace, samples),
+        split=split,
+        excluded={NO_TRUTH: left_out},
+    )
+
+    def load_image(image: str) -> NDArray[np.uint8]:
+        return decode_image(
+            workspace.image_path(image),
+            colour=workspace.colour,
+            white_level=workspace.white_level,
+        )
+
+    report = write_report(
+        folder or workspace.root / "runs" / "evaluate" / f"{label}-{split}",
+        result,
+        load_image=load_image,
+        samples=samples,
+        predictions=predictions,
+        detections=None,
+        title=f"{label} on {workspace.root.resolve().name}",
+    )
+    return Evaluated(result, report)
+
+
+def _samples(workspace: Workspace, split: str) -> tuple[tuple[Sample, ...], int]:
+    wanted: tuple[Split, ...] = ("train", "val", "test")
+    everything = workspace.true_samples()
+    parts = [choose_images(workspace, everything, s) for s in wanted if split in (s, "all")]
+    samples = tuple(sample for part in parts for sample in part.samples)
+    if not samples:
+        problem = f"no image of a known class in the split {split}"
+        remedy = "give images a class in image_labels.csv, or run `wafer split`"
+        raise DataError([Fault(file=str(workspace.root), problem=problem, remedy=remedy)])
+    return samples, sum(part.left_out for part in parts)
+
+
+def _predictions(
+    classifier: Classifier,
+    workspace: Workspace,
+    samples: Sequence[Sample],
+    progress: Progress | None,
+) -> list[Prediction]:
+    inputs = [ImageInput(workspace.image_path(s.image), s.image) for s in samples]
+    predictions: list[Prediction] = []
+    faults: list[Fault] = []
+    for done, row in enumerate(classify(inputs, classifier.predictor), 1):
+        if row.prediction is None:
+            remedy = "replace the file or set its split to `unused`"
+            faults.append(Fault(file=row.image, problem=row.error, remedy=remedy))
+        else:
+            predictions.append(row.prediction)
+        if progress is not None:
+            progress(done, len(samples))
+    if faults:
+        raise DataError(faults)
+    return predictions
+
+
+def _check_classes(classifier: Classifier, workspace: Workspace) -> None:
+    theirs, ours = classifier.checkpoint.classes, workspace.classes
+    if theirs.names != ours.names:
+        raise WeightsError(
+            f"the model {classifier.checkpoint.label} knows the classes {', '.join(theirs.names)}, "
+            f"the workspace {', '.join(ours.names)}; train one here with `wafer train`"
+        )

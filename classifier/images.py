@@ -1,0 +1,128 @@
+"""The images a classifier is trained on: those of one known class, decoded once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wafer.datasets.errors import DataError, Fault, ImageError, StorageError
+from wafer.datasets.images import decode_image
+from wafer.datasets.records import Sample, Split
+from wafer.datasets.workspace import Workspace, trusted
+from wafer.evaluation.answers import true_classes
+from wafer.inference.pixels import pixel_slots
+from wafer.inference.preprocess import letterbox
+
+__all__ = ["Chosen", "LabelledImages", "choose_images", "load_images", "load_pixels"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The images of a split that have one known class, their classes, and how many have none."""
+
+    samples: tuple[Sample, ...]
+    names: tuple[str, ...]
+    left_out: int
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Return the number of images of each class."""
+        return Counter(self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImages:
+    """Images as a network sees them, with their classes.
+
+    ``pixels`` is letterboxed uint8, shape (N, size, size) or (N, size, size, 3); ``labels`` are
+    positions in the class table, shape (N,); ``whole_image`` marks classes whose label is the full
+    frame, shape (N,).
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    whole_image: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def choose_images(workspace: Workspace, samples: Sequence[Sample], split: Split) -> Chosen:
+    """Return the images of a split whose one class is known; boxes are not needed.
+
+    The class is that of the image, else that of its boxes; in val and test only boxes that a person
+    or a rule stands behind count.
+    """
+    none = workspace.classes.none_class
+    chosen: list[tuple[Sample, str]] = []
+    left_out = 0
+    for sample in (s for s in samples if s.split == split):
+        names = true_classes(sample, none_class=None if none is None else none.name)
+        vouched = sample.image_class is not None or split == "train" or trusted(sample)
+        if len(names) == 1 and vouched:
+            chosen.append((sample, min(names)))
+        else:
+            left_out += 1
+    return Chosen(tuple(s for s, _ in chosen), tuple(name for _, name in chosen), left_out)
+
+
+def load_images(workspace: Workspace, chosen: Chosen, *, image_size: int) -> LabelledImages:
+    """Decode and letterbox images, as `wafer.inference.pipeline` does at work.
+
+    They are kept in memory where that takes less than half of what is free, else on disk.
+
+    Args:
+        workspace: says where the images are and how they are decoded.
+        chosen: at least one image.
+        image_size: side of the square in pixels.
+
+    Raises:
+        DataError: images that cannot be decoded, all of them by name.
+        StorageError: neither memory nor disk has room.
+    """
+    names = workspace.classes.names
+    whole = set(workspace.classes.whole_image_names)
+    return LabelledImages(
+        pixels=load_pixels(workspace, [s.image for s in chosen.samples], image_size=image_size),
+        labels=np.array([names.index(name) for name in chosen.names], np.int64),
+        whole_image=np.array([name in whole for name in chosen.names], np.bool_),
+    )
+
+
+def load_pixels(
+    workspace: Workspace, images: Sequence[str], *, image_size: int
+) -> NDArray[np.uint8]:
+    """Return the letterboxed images of a workspace, in their order; raises as `load_images`."""
+    shape = (image_size, image_size, 3) if workspace.colour else (image_size, image_size)
+    slots = pixel_slots(len(images), int(np.prod(shape)), folder=workspace.cache / "train")
+    if slots is None:
+        raise StorageError(
+            f"{len(images)} images of {image_size} px fit neither into memory nor on the disk of "
+            f"{workspace.cache}; free some, or give a smaller --imgsz"
+        )
+    pixels = slots.reshape(len(images), *shape)
+    faults: list[Fault] = []
+
+    def load(position: int) -> None:
+        try:
+            image = decode_image(
+                workspace.image_path(images[position]),
+                colour=workspace.colour,
+                white_level=workspace.white_level,
+            )
+        except ImageError as error:
+            remedy = "replace the file or set its split to `unused`"
+            faults.append(Fault(file=error.path, problem=error.reason, remedy=remedy))
+            return
+        pixels[position] = letterbox(image, image_size).image
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(load, range(len(images))))
+    if faults:
+        raise DataError(sorted(faults, key=lambda fault: fault.file))
+    return pixels

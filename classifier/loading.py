@@ -1,0 +1,113 @@
+"""A trained classifier ready to answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch  # noqa: TID253
+from numpy.typing import NDArray
+
+from wafer.classifier.models import Images, Logits, Network, model_named
+from wafer.datasets.errors import WeightsError
+from wafer.evaluation.calibration import decide_class
+from wafer.evaluation.temperature import probabilities
+from wafer.inference.records import Predictor, TopOne
+from wafer.weights.checkpoint import Checkpoint, read_checkpoint
+
+__all__ = ["TEMPERATURE", "Classifier", "batched_logits", "load_classifier"]
+
+TEMPERATURE = "temperature"
+"""The tensor of a model file that the logits are divided by."""
+BATCH = 64
+
+
+class ClassifierEngine:
+    """A classifier as an ``Engine`` of the inference room; its boxes are the whole input."""
+
+    def __init__(self, network: Network, *, temperature: float) -> None:
+        self._network: Network | None = network
+        self._temperature = temperature
+
+    def infer(self, images: Images, /) -> TopOne:
+        """Return the calibrated probability of each class."""
+        if self._network is None:
+            raise ValueError("this engine was closed")
+        found = probabilities(self._network.logits(images), temperature=self._temperature)
+        frame = np.array([0, 0, images.shape[2], images.shape[1]], np.float32)
+        return TopOne.of(np.tile(frame, (len(images), 1)), found)
+
+    def close(self) -> None:
+        """Let go of the network."""
+        self._network = None
+
+
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    """A model file and the network built from it."""
+
+    checkpoint: Checkpoint
+    network: Network
+    temperature: float
+
+    @property
+    def predictor(self) -> Predictor:
+        """Return the classifier as the inference room wants it."""
+        checkpoint = self.checkpoint
+        none = checkpoint.classes.none_class
+        return Predictor(
+            model=checkpoint.label,
+            engine=ClassifierEngine(self.network, temperature=self.temperature),
+            classes=checkpoint.classes,
+            decide=partial(
+                decide_class,
+                none_class=None if none is None else none.name,
+                none_review_above=checkpoint.decision.none_review_above,
+            ),
+            image_size=checkpoint.image_size,
+            colour=checkpoint.colour,
+            white_level=checkpoint.white_level,
+            boxless=True,
+        )
+
+
+def load_classifier(path: Path, *, device: str = "auto") -> Classifier:
+    """Read a model file and build its network.
+
+    Raises:
+        WeightsError: the file is damaged, altered, or of another architecture.
+        TrainingError: the device is not to be had.
+    """
+    checkpoint = read_checkpoint(path)
+    tensors = dict(checkpoint.tensors)
+    temperature = tensors.pop(TEMPERATURE, None)
+    model = model_named(checkpoint.architecture)
+    if temperature is None or temperature.numel() != 1 or not float(temperature) > 0:
+        raise WeightsError(f"{path}: no usable temperature; train the model again")
+    _check_finite(tensors, path)
+    try:
+        network = model.network(
+            tensors,
+            classes=len(checkpoint.classes),
+            channels=checkpoint.channels,
+            device=device,
+        )
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    return Classifier(checkpoint, network, float(temperature))
+
+
+def batched_logits(network: Network, images: NDArray[np.uint8]) -> Logits:
+    """Return the logits of many images, some of them at a time, shape (N, classes)."""
+    parts = [network.logits(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+    return np.concatenate(parts)
+
+
+def _check_finite(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(
+                f"{path}: numbers of {name} are not finite; its training diverged, train it again"
+            )

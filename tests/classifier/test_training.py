@@ -1,0 +1,258 @@
+"""A classifier from training to rows, and what is said where that cannot be."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from wafer.classifier.choosing import classifier_meant
+from wafer.classifier.evaluating import evaluate_classifier
+from wafer.classifier.loading import TEMPERATURE, load_classifier
+from wafer.classifier.training import train_classifier
+from wafer.cli import app
+from wafer.datasets.classes import ClassTable
+from wafer.datasets.errors import DataError, TrainingError, WaferError, WeightsError
+from wafer.datasets.runs import MODEL_FILE, TrainedRun
+from wafer.datasets.workspace import Workspace, open_workspace
+from wafer.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+
+
+def rewrite_table(workspace: Workspace, *, change: dict[str, str | None]) -> None:
+    """Change the split of whole classes (None: no row); keys are CLASS or CLASS/SPLIT."""
+    with workspace.table.open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    for row in rows:
+        for key in (row["class"], f"{row['class']}/{row['split']}"):
+            if key in change:
+                row["split"] = change[key]
+    with workspace.table.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def altered(source: Path, target: Path, **changes: object) -> Path:
+    """Write a model file with other tensors, classes or architecture, soundly sealed."""
+    found: Checkpoint = replace(read_checkpoint(source), **changes)
+    save_checkpoint(
+        target,
+        found.tensors,
+        architecture=found.architecture,
+        classes=found.classes,
+        image_size=found.image_size,
+        channels=found.channels,
+        decision=found.decision,
+    )
+    return target
+
+
+def test_a_run_leaves_a_model_and_its_record(made: Workspace, trained: TrainedRun) -> None:
+    assert trained.folder == made.runs / "mlp_hog-001"
+    assert sorted(p.name for p in trained.folder.iterdir()) == [
+        ".lock",
+        "results.csv",
+        "run.json",
+        "weights",
+    ]
+    record = json.loads((trained.folder / "run.json").read_text())
+    assert (record["status"], record["model"]) == ("finished", "mlp_hog")
+    assert record["arguments"] == {
+        "model": "mlp_hog",
+        "pretrained": None,
+        "epochs": 20,
+        "batch": 200,
+        "learning_rate": 0.005,
+        "patience": 10,
+        "image_size": 64,
+        "seed": 0,
+        "device": "cpu",
+    }
+    assert record["metrics"] == trained.metrics
+    assert {"torch", "scikit-learn", "timm"} <= record["versions"].keys()
+    checkpoint = read_checkpoint(trained.folder / MODEL_FILE)
+    assert (checkpoint.architecture, checkpoint.classes) == ("mlp_hog", made.classes)
+    assert (checkpoint.image_size, checkpoint.channels) == (64, 1)
+    assert checkpoint.decision.none_review_above is not None
+
+
+def test_the_same_training_gives_the_same_file(workspace: Workspace, trained: TrainedRun) -> None:
+    again = train_classifier(workspace, model="mlp_hog", imgsz=64)
+    ours, theirs = (r.folder / MODEL_FILE for r in (again, trained))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_an_unfinished_run_is_gone_on_with(workspace: Workspace) -> None:
+    first = train_classifier(workspace, model="mlp_hog", imgsz=64, epochs=1)
+    record = first.folder / "run.json"
+    record.write_text(record.read_text().replace('"finished"', '"running"'))
+    second = train_classifier(workspace, model="mlp_hog", imgsz=64, epochs=1)
+    assert (second.folder, second.resumed) == (first.folder, True)
+    assert train_classifier(workspace, model="mlp_hog", imgsz=64, epochs=1).folder != first.folder
+
+
+def test_the_command_line_from_training_to_rows(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace.root)
+    runner = CliRunner()
+    train = runner.invoke(app, ["train", "--model", "mlp_hog", "--imgsz", "64", "--epochs", "3"])
+    assert train.exit_code == 0, train.output
+    folder = Path(train.stdout.strip())
+    done = runner.invoke(app, ["classify", "images", "--weights", str(folder)])
+    assert done.exit_code == 0, done.output
+    with Path("predictions.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    whole = set(workspace.classes.whole_image_names)
+    assert len(rows) == 64
+    assert {row["decision"] for row in rows} <= {"auto", "review"}
+    for row in rows:
+        box = [row[name] for name in ("xmin", "ymin", "xmax", "ymax")]
+        frame = ["0.00", "0.00", "64.00", "64.00"]
+        assert box == (frame if row["class"] in whole else [""] * 4)
+        assert (float(row["confidence"]) < 0.5) == (row["reason"] == "low confidence")
+    assert any(row["class"] in whole for row in rows)
+    measured = json.loads(runner.invoke(app, ["evaluate", "--json"]).stdout)
+    assert (measured["model"], measured["map50"]) == (rows[0]["model"], None)
+    assert measured["n"] == sum(s.split == "test" for s in workspace.samples())
+    report = workspace.root / "runs" / "evaluate" / f"{measured['model']}-test" / "report.html"
+    assert report.is_file()
+    refused = runner.invoke(app, ["export", str(folder)])
+    assert (refused.exit_code, len(refused.stderr.splitlines())) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        (["--img-weights"], "--img-weights"),
+        (["--evolve", "3"], "--evolve"),
+        (["--optimizer", "SGD"], "--optimizer"),
+        (["--weights", "none"], "--weights"),
+        (["--epochs", "0"], "--epochs must be at least 1"),
+        (["--imgsz", "100"], "--imgsz must be a multiple of 32"),
+        (["--lr0", "0"], "--lr0 must be above 0"),
+        (["--patience", "-1"], "--patience must not be negative"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(
+    workspace: Workspace, option: list[str], named: str
+) -> None:
+    place = ["--workspace", str(workspace.root)]
+    result = CliRunner().invoke(app, ["train", "--model", "mlp_hog", *option, *place])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert named in result.stderr
+    assert not (workspace.root / "runs").exists()
+
+
+def test_odd_images_get_a_row(trained: TrainedRun, tmp_path: Path) -> None:
+    images = tmp_path / "odd"
+    images.mkdir()
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(images / "black.png")
+    Image.fromarray(np.full((40, 40), 77, np.uint8)).save(images / "constant.png")
+    Image.fromarray(np.array([[9]], np.uint8)).save(images / "one_pixel.png")
+    deep = (np.arange(1600).reshape(40, 40) * 40).astype(np.uint16)
+    Image.fromarray(deep).save(images / "sixteen_bit.png")
+    (images / "torn.png").write_bytes((images / "black.png").read_bytes()[:40])
+    output = tmp_path / "rows.csv"
+    result = CliRunner().invoke(
+        app,
+        ["classify", str(images), "--weights", str(trained.folder), "--output", str(output)],
+    )
+    assert result.exit_code == 1
+    with output.open(newline="") as handle:
+        rows = {row["image"]: row for row in csv.DictReader(handle)}
+    assert [name for name, row in rows.items() if row["error"]] == ["torn.png"]
+    assert all(0 <= float(r["confidence"]) <= 1 for r in rows.values() if not r["error"])
+    assert rows["black.png"]["class"] == rows["constant.png"]["class"]
+
+
+def test_classes_with_one_image_or_none_are_named(workspace: Workspace) -> None:
+    change = {"scratch": "train", "particle": "val"}
+    rewrite_table(workspace, change=change)
+    with workspace.table.open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    alone = next(row for row in rows if row["class"] == "BEOL")
+    for row in rows:
+        if row["class"] == "BEOL":
+            row["split"] = "train" if row is alone else "test"
+    with workspace.table.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    notes = train_classifier(workspace, model="mlp_hog", imgsz=64, epochs=1).notes
+    assert notes == (
+        "BEOL has one training image: too few to learn from",
+        "BEOL has no validation image: nobody knows how well it is found",
+        "particle has no training image: it will never be answered",
+        "scratch has no validation image: nobody knows how well it is found",
+    )
+
+
+def test_nothing_to_tell_apart_and_nothing_to_stop_by(workspace: Workspace) -> None:
+    names = workspace.classes.names
+    rewrite_table(workspace, change=dict.fromkeys(names, "train"))
+    with pytest.raises(TrainingError, match="no image of a known class is in the val split"):
+        train_classifier(workspace, model="mlp_hog", imgsz=64)
+    rewrite_table(workspace, change=dict.fromkeys(names[1:], "unused"))
+    with pytest.raises(TrainingError, match="two classes, and these have no_defect"):
+        train_classifier(workspace, model="mlp_hog", imgsz=64)
+
+
+def test_a_model_of_other_classes_is_refused(
+    workspace: Workspace, trained: TrainedRun, tmp_path: Path
+) -> None:
+    table = workspace.classes.classes
+    renamed = (replace(table[0], name="clean"), *table[1:])
+    path = altered(
+        trained.folder / MODEL_FILE, tmp_path / "other.safetensors", classes=ClassTable(renamed)
+    )
+    with pytest.raises(WeightsError, match="knows the classes clean, BEOL"):
+        evaluate_classifier(workspace, path)
+    fewer = altered(
+        trained.folder / MODEL_FILE, tmp_path / "fewer.safetensors", classes=ClassTable(table[:3])
+    )
+    with pytest.raises(WeightsError, match="answers 8 classes, its table has 3"):
+        load_classifier(fewer)
+
+
+def test_damaged_model_files_are_refused(trained: TrainedRun, tmp_path: Path) -> None:
+    source, path = trained.folder / MODEL_FILE, tmp_path / "damaged.safetensors"
+    tensors = dict(read_checkpoint(source).tensors)
+    path.write_bytes(source.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="copy it again"):
+        load_classifier(path)
+    assert classifier_meant(None, weights=path) is None
+    altered(source, path, tensors={**tensors, "mean": tensors["mean"] * torch.nan})
+    with pytest.raises(WeightsError, match="numbers of mean are not finite"):
+        load_classifier(path)
+    altered(source, path, tensors={k: v for k, v in tensors.items() if k != TEMPERATURE})
+    with pytest.raises(WeightsError, match="no usable temperature"):
+        load_classifier(path)
+    altered(source, path, architecture="yolov9")
+    with pytest.raises(WeightsError, match="no classifier is called 'yolov9'"):
+        load_classifier(path)
+
+
+def test_an_empty_split_and_an_unreadable_image_are_named(
+    workspace: Workspace, trained: TrainedRun
+) -> None:
+    rewrite_table(workspace, change=dict.fromkeys(workspace.classes.names, "train"))
+    with pytest.raises(DataError, match="no image of a known class in the split test"):
+        evaluate_classifier(workspace, trained.folder / MODEL_FILE)
+
+
+def test_which_model_is_meant(made: Workspace, trained: TrainedRun, tmp_path: Path) -> None:
+    path = trained.folder / MODEL_FILE
+    assert classifier_meant(None, weights=None) is None
+    assert classifier_meant(None, weights=trained.folder) == path
+    assert classifier_meant(None, weights=path) == path
+    assert classifier_meant(None, weights=tmp_path) is None
+    assert classifier_meant(open_workspace(made.root), weights=None) is not None
+    with pytest.raises(WaferError):
+        train_classifier(made, model="yolov5n")

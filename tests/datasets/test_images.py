@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wafer.datasets.errors import ImageError
-from wafer.datasets.images import decode_bytes, decode_image, image_size
+from wafer.datasets.images import (
+    decode_bytes,
+    decode_image,
+    header_size,
+    image_size,
+    is_image_start,
+)
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (23, 37), dtype=np.uint8)
@@ -218,3 +224,18 @@ def test_damage_gives_an_image_of_some_size_or_an_image_error(
         return
     assert decoded.ndim == 2
     assert decoded.size <= 10_000
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "GIF"])
+def test_bytes_are_known_by_their_start_and_measured_by_their_header(kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("L", (37, 23), 90).save(file, kind)
+    content = file.getvalue()
+    assert is_image_start(content[:8]) == (kind != "GIF")
+    if kind == "GIF":
+        with pytest.raises(ImageError, match="a: not a PNG, JPEG, TIFF or BMP image"):
+            header_size(content, "a")
+    else:
+        assert header_size(content, "a") == (37, 23)
+        with pytest.raises(ImageError, match="a: damaged or cut off"):
+            header_size(content[:12], "a")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm  # noqa: TID253
 
 from wafer.classifier.cnn import Backbone, TorchClassifier, fit_cnn, read_cnn, steps_of_ten
@@ -25,8 +27,7 @@ def network(tensors: Tensors, /, *, classes: int, channels: int, device: str) ->
 
 def build(*, classes: int) -> Backbone:
     """Return the network with random weights."""
-    body = timm.create_model(
-        "tf_efficientnet_b7", num_classes=classes, drop_rate=0.5, drop_path_rate=0.2
-    )
+    body: Any = timm.create_model("tf_efficientnet_b7", drop_rate=0.5, drop_path_rate=0.2)
+    body.reset_classifier(classes)  # made with the network its first logits would be far too large
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     return Backbone(body, mean=mean, std=std, head=("classifier.",))

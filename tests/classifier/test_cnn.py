@@ -145,6 +145,8 @@ def test_lite0_starts_from_the_weights_of_its_package(make_task: Callable[..., T
     task = replace(make_task(classes=3, side=32, number=8, epochs=1, batch=4), start=path)
     task = replace(task, settings=replace(task.settings, learning_rate=1e-9))
     tensors = model.fit(task)
+    state = torch.load(task.folder / STATE, weights_only=True)
+    assert state["epochs"][0]["train_loss"] < 2  # a fresh head knows nothing: log 3 is 1.1
     stem = torch.load(path, weights_only=True)["_conv_stem.weight"]
     torch.testing.assert_close(tensors["conv_stem.weight"], stem, atol=1e-6, rtol=1e-5)
     network = model.network(tensors, classes=3, **HERE)

@@ -11,9 +11,9 @@ READY := $(VENV)/.ready
 demo: setup
 	$(BIN)/wafer demo demo
 
-# A process for each of two cores; by file, since tests of one file share what took long to make.
-# Each has threads for both cores, and threads that wait should leave theirs to the other.
-TESTS := OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2 --dist loadfile
+# A process of one thread for each of two cores; by file, since tests of one file share what took
+# long to make.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 test: setup
 	$(TESTS)

@@ -671,11 +671,27 @@ def classify(
             from wafer.detector.classification import classify_images
 
             answering = partial(
-                classify_images, weights=weights, workspace=None if place is None else place.root
+                classify_images,
+                weights=weights,
+                workspace=None if place is None else place.root,
+                all_boxes=all_boxes,
+                min_confidence=min_confidence,
+                save_images=save_images,
+                crops=crops,
+                explain=explain,
             )
         else:
             from wafer.classifier.classification import classify_with_classifier
 
+            _refuse_given(
+                {
+                    "--all-boxes": all_boxes,
+                    "--save-images": save_images,
+                    "--crops": crops,
+                    "--explain": explain,
+                },
+                "is for detectors, and this model is a classifier",
+            )
             answering = partial(classify_with_classifier, path=classifier)
         done = answering(
             images,
@@ -685,11 +701,6 @@ def classify(
             device=device,
             engine=engine,
             where=where or (),
-            all_boxes=all_boxes,
-            min_confidence=min_confidence,
-            save_images=save_images,
-            crops=crops,
-            explain=explain,
             force=force,
             progress=progress,
         )

@@ -24,9 +24,13 @@ PROBE_STEPS = 5
 def use_cores(*, share: int = 1) -> None:
     """Let torch use all cores that this process may use, or its share of them.
 
-    ultralytics would leave one core idle.
+    ultralytics would leave one core idle. ``OMP_NUM_THREADS`` bounds them where the user has set it
+    (`wafer.inference.openmp`).
     """
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // share))
+    cores = len(os.sched_getaffinity(0))
+    bound = os.environ.get("OMP_NUM_THREADS", "")
+    cores = min(cores, int(bound)) if bound.isdigit() and int(bound) else cores
+    torch.set_num_threads(max(1, cores // share))
 
 
 def faster_precision(step: str, seconds: Callable[[Precision], float]) -> Precision:

@@ -311,6 +311,7 @@ def test_a_full_queue_refuses_at_once_and_what_waited_too_long_is_never_looked_a
     def taken() -> float:
         return figures(server)["wafer_batch_images_sum"]
 
+    server.until(lambda: figures(server).get("wafer_requests_inside", 0) == 0)
     before = taken()
     workers = server.workers()
     for worker in workers:
@@ -345,6 +346,7 @@ def test_who_goes_away_while_waiting_is_taken_out_of_the_queue(server: Any, shot
         return figures(server).get(name, 0)
 
     gone = 'wafer_refused_total{reason="gone"}'
+    server.until(lambda: value("wafer_requests_inside") == 0)
     before, taken = value(gone), value("wafer_batch_images_sum")
     image = shot(200)
     whole = HEAD + f"Content-Length: {len(image)}\r\n\r\n".encode() + image

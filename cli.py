@@ -500,11 +500,11 @@ def train(
         only_detectors = {
             "--weights": weights,
             "--img-weights": img_weights or img_weights_mode,
-            "--freeze": freeze,
+            "--freeze": freeze or None,
             "--max-backgrounds": max_backgrounds,
             "--optimizer": optimizer,
             "--hyp": hyp,
-            "--evolve": evolve or evolve_mode,
+            "--evolve": evolve_mode if evolve is None else evolve,
         }
         _refuse_given(only_detectors, f"goes with a detector, not with {model}")
         _train_classifier(
@@ -686,6 +686,7 @@ def classify(
             _refuse_given(
                 {
                     "--all-boxes": all_boxes,
+                    "--min-confidence": min_confidence,
                     "--save-images": save_images,
                     "--crops": crops,
                     "--explain": explain,
@@ -1168,11 +1169,12 @@ def _keys_file(keys: Path | None, workspace: Path | None) -> Path:
 
 
 def _refuse_given(options: Mapping[str, object], why: str) -> None:
-    from wafer.datasets.errors import TrainingError
+    """Refuse options that were given; one that was not is None or False."""
+    from wafer.datasets.errors import WaferError
 
-    given = [name for name, value in options.items() if value]
+    given = [name for name, value in options.items() if value is not None and value is not False]
     if given:
-        raise TrainingError(f"{given[0]} {why}; leave it out")
+        raise WaferError(f"{given[0]} {why}; leave it out")
 
 
 def _train_classifier(workspace: Any, **arguments: Any) -> None:

@@ -46,15 +46,16 @@ class Backbone:
 
     ``body`` maps normalised images, float (N, 3, size, size), to logits (N, classes), in training
     also to a tuple with those of an auxiliary head. ``mean`` and ``std`` normalise channels of 0 to
-    1, as the ImageNet weights of the network want it. ``head`` are first parts of the names of
+    1, as the ImageNet weights of the network want it; unless said otherwise by the mean and spread
+    of ImageNet. ``head`` are first parts of the names of
     tensors that first weights may lack; ``rename`` gives those of a file, in the order of the file,
     the names of ``body``, which it is given in their order.
     """
 
     body: torch.nn.Module
-    mean: Floats3
-    std: Floats3
     head: tuple[str, ...]
+    mean: Floats3 = (0.485, 0.456, 0.406)
+    std: Floats3 = (0.229, 0.224, 0.225)
     rename: Callable[[Tensors, Sequence[str]], Tensors] = lambda tensors, _: tensors
 
 

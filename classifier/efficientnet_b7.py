@@ -29,5 +29,4 @@ def build(*, classes: int) -> Backbone:
     """Return the network with random weights."""
     body: Any = timm.create_model("tf_efficientnet_b7", drop_rate=0.5, drop_path_rate=0.2)
     body.reset_classifier(classes)  # made with the network its first logits would be far too large
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return Backbone(body, mean=mean, std=std, head=("classifier.",))
+    return Backbone(body, head=("classifier.",))

@@ -6,18 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from wafer.classifier.images import choose_images
 from wafer.classifier.loading import Classifier, load_classifier
-from wafer.datasets.errors import DataError, Fault, WeightsError
-from wafer.datasets.images import decode_image
+from wafer.datasets.errors import DataError, Fault
 from wafer.datasets.records import Sample, Split
 from wafer.datasets.workspace import Workspace, dataset_hash
 from wafer.evaluation.answers import NO_TRUTH
 from wafer.evaluation.records import Prediction
-from wafer.evaluation.report import Evaluated, write_report
+from wafer.evaluation.report import Evaluated, report_on
 from wafer.evaluation.results import evaluate
 from wafer.inference.pipeline import classify
 from wafer.inference.sources import ImageInput
@@ -52,39 +48,29 @@ def evaluate_classifier(
         DataError: no image of a known class in the split, or images that cannot be decoded.
     """
     classifier = load_classifier(path, device=device)
-    _check_classes(classifier, workspace)
+    classifier.checkpoint.check_classes(workspace.classes)
     samples, left_out = _samples(workspace, split)
     predictions = _predictions(classifier, workspace, samples, progress)
-    label = classifier.checkpoint.label
     result = evaluate(
         samples,
         predictions,
         classes=workspace.classes,
         detections=None,
         sizes={},
-        model=label,
+        model=classifier.checkpoint.label,
         dataset_hash=dataset_hash(workspace, samples),
         split=split,
         excluded={NO_TRUTH: left_out},
     )
 
-    def load_image(image: str) -> NDArray[np.uint8]:
-        return decode_image(
-            workspace.image_path(image),
-            colour=workspace.colour,
-            white_level=workspace.white_level,
-        )
-
-    report = write_report(
-        folder or workspace.root / "runs" / "evaluate" / f"{label}-{split}",
+    return report_on(
+        workspace,
         result,
-        load_image=load_image,
         samples=samples,
         predictions=predictions,
         detections=None,
-        title=f"{label} on {workspace.root.resolve().name}",
+        folder=folder,
     )
-    return Evaluated(result, report)
 
 
 def _samples(workspace: Workspace, split: str) -> tuple[tuple[Sample, ...], int]:
@@ -119,12 +105,3 @@ def _predictions(
     if faults:
         raise DataError(faults)
     return predictions
-
-
-def _check_classes(classifier: Classifier, workspace: Workspace) -> None:
-    theirs, ours = classifier.checkpoint.classes, workspace.classes
-    if theirs.names != ours.names:
-        raise WeightsError(
-            f"the model {classifier.checkpoint.label} knows the classes {', '.join(theirs.names)}, "
-            f"the workspace {', '.join(ours.names)}; train one here with `wafer train`"
-        )

@@ -26,5 +26,4 @@ def network(tensors: Tensors, /, *, classes: int, channels: int, device: str) ->
 def build(*, classes: int) -> Backbone:
     """Return the network with random weights."""
     body = timm.create_model("resnet50", num_classes=classes)
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return Backbone(body, mean=mean, std=std, head=("fc.",))
+    return Backbone(body, head=("fc.",))

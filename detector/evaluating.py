@@ -6,17 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from wafer.datasets.errors import DataError, Fault
-from wafer.datasets.images import decode_image
 from wafer.datasets.records import Sample
 from wafer.datasets.workspace import Workspace, dataset_hash, select
-from wafer.detector.loading import Detector, check_classes, choose_model, load_detector
+from wafer.detector.loading import Detector, choose_model, load_detector
 from wafer.detector.prediction import Scored, score_samples
 from wafer.evaluation.records import Prediction
-from wafer.evaluation.report import Evaluated, write_report
+from wafer.evaluation.report import Evaluated, report_on
 from wafer.evaluation.results import evaluate
 
 __all__ = ["evaluate_model"]
@@ -51,7 +47,7 @@ def evaluate_model(
         DataError: no labelled image in the split, or faults in the workspace.
     """
     detector = load_detector(choose_model(workspace, weights=weights), device=device)
-    check_classes(detector, workspace)
+    detector.checkpoint.check_classes(workspace.classes)
     selection = select(workspace.true_samples(), split)
     samples = selection.samples
     if not samples:
@@ -61,14 +57,13 @@ def evaluate_model(
     scored = _score(detector, workspace, samples, progress)
     detections = [found for row in scored for found in row.detections]
     predictions = _predictions(detector, scored)
-    label = detector.checkpoint.label
     result = evaluate(
         samples,
         predictions,
         classes=workspace.classes,
         detections=detections,
         sizes={row.image: row.size for row in scored},
-        model=label,
+        model=detector.checkpoint.label,
         dataset_hash=dataset_hash(workspace, samples),
         split=split,
         excluded={
@@ -77,23 +72,14 @@ def evaluate_model(
         },
     )
 
-    def load_image(image: str) -> NDArray[np.uint8]:
-        return decode_image(
-            workspace.image_path(image),
-            colour=workspace.colour,
-            white_level=workspace.white_level,
-        )
-
-    report = write_report(
-        folder or workspace.root / "runs" / "evaluate" / f"{label}-{split}",
+    return report_on(
+        workspace,
         result,
-        load_image=load_image,
         samples=samples,
         predictions=predictions,
         detections=detections,
-        title=f"{label} on {workspace.root.resolve().name}",
+        folder=folder,
     )
-    return Evaluated(result, report)
 
 
 def _score(

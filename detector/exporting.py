@@ -23,7 +23,7 @@ from wafer.datasets.records import Sample
 from wafer.datasets.runs import Run, versions
 from wafer.datasets.workspace import Workspace
 from wafer.detector.deployed import DeployedModel, best_boxes, pooled
-from wafer.detector.loading import Detector, check_classes, choose_model, load_detector
+from wafer.detector.loading import Detector, choose_model, load_detector
 from wafer.detector.quantising import quantise_network
 from wafer.inference.bundle import (
     DESCRIPTION,
@@ -78,7 +78,7 @@ def export_model(workspace: Workspace, model: Path, *, precision: Precision = "f
     path = choose_model(workspace, weights=model)
     detector = load_detector(path, device="cpu")
     if precision == "int8":
-        check_classes(detector, workspace)
+        detector.checkpoint.check_classes(workspace.classes)
     checkpoint = detector.checkpoint
     tolerance = TOLERANCES[precision]
     network = DeployedModel(detector.model.to(memory_format=torch.contiguous_format))

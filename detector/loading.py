@@ -21,7 +21,7 @@ from wafer.inference.registry import named_bundle
 from wafer.weights.checkpoint import Checkpoint, read_checkpoint
 from wafer.weights.manifest import shipped
 
-__all__ = ["Detector", "check_classes", "choose_model", "load_detector"]
+__all__ = ["Detector", "choose_model", "load_detector"]
 
 SHIPPED = "yolov5n"
 
@@ -105,17 +105,3 @@ def load_detector(path: Path, *, device: str = "auto") -> Detector:
     if target.type == "cpu":
         model = model.to(memory_format=torch.channels_last)
     return Detector(checkpoint, model)
-
-
-def check_classes(detector: Detector, workspace: Workspace) -> None:
-    """Check that a detector knows the classes of a workspace.
-
-    Raises:
-        WeightsError: it knows others.
-    """
-    theirs, ours = detector.checkpoint.classes, workspace.classes
-    if theirs.names != ours.names:
-        raise WeightsError(
-            f"the model {detector.checkpoint.label} knows the classes {', '.join(theirs.names)}, "
-            f"the workspace {', '.join(ours.names)}; train one here with `wafer train`"
-        )

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wafer.datasets.files import write_bytes, write_text
+from wafer.datasets.images import decode_image
 from wafer.datasets.records import Box, Sample
+from wafer.datasets.workspace import Workspace
 from wafer.evaluation import figures
 from wafer.evaluation.detection import SCORE_THRESHOLD
 from wafer.evaluation.figures import LoadImage
@@ -30,7 +32,7 @@ from wafer.evaluation.records import Detection, Prediction
 from wafer.evaluation.remarks import remarks
 from wafer.evaluation.results import Evaluation
 
-__all__ = ["METRICS_FILE", "REPORT_FILE", "Evaluated", "write_report"]
+__all__ = ["METRICS_FILE", "REPORT_FILE", "Evaluated", "report_on", "write_report"]
 
 METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.html"
@@ -72,6 +74,46 @@ class Mistake:
     true_boxes: tuple[Box, ...]
     other_boxes: tuple[Box, ...]
     close_up: tuple[float, float, float, float] | None
+
+
+def report_on(
+    workspace: Workspace,
+    evaluation: Evaluation,
+    *,
+    samples: Sequence[Sample],
+    predictions: Sequence[Prediction],
+    detections: Sequence[Detection] | None,
+    folder: Path | None,
+) -> Evaluated:
+    """Write the report of a model on a workspace; see `write_report`.
+
+    Args:
+        workspace: whose images are shown.
+        evaluation: of the model.
+        samples: the images with their true labels.
+        predictions: one for each sample.
+        detections: every box with its score; None for a model that gives no boxes.
+        folder: where it goes; None is ``runs/evaluate/<model>-<split>`` of the workspace.
+    """
+
+    def load_image(image: str) -> NDArray[np.uint8]:
+        return decode_image(
+            workspace.image_path(image),
+            colour=workspace.colour,
+            white_level=workspace.white_level,
+        )
+
+    own = workspace.root / "runs" / "evaluate" / f"{evaluation.model}-{evaluation.split}"
+    report = write_report(
+        own if folder is None else folder,
+        evaluation,
+        load_image=load_image,
+        samples=samples,
+        predictions=predictions,
+        detections=detections,
+        title=f"{evaluation.model} on {workspace.root.resolve().name}",
+    )
+    return Evaluated(evaluation, report)
 
 
 def write_report(

@@ -138,21 +138,9 @@ class Album:
         for folder in self._folders:
             folder.cut(before)
         if not self._folders:
-            return classify(inputs)
-        return self._rows(inputs, classify, before, wanted)
-
-    def complete(self) -> None:
-        """Let the folders be the user's."""
-        for folder in self._folders:
-            (folder.path / MARK).unlink(missing_ok=True)
-
-    def _rows(
-        self,
-        inputs: Iterable[ImageInput],
-        classify: Callable[[Iterable[ImageInput]], Generator[Row, None, None]],
-        before: int,
-        wanted: Callable[[Row], bool],
-    ) -> Generator[Row, None, None]:
+            with closing(classify(inputs)) as rows:
+                yield from rows
+            return
         taken: deque[ImageInput] = deque()
 
         def noting() -> Iterator[ImageInput]:
@@ -176,6 +164,11 @@ class Album:
                 yield _drawn(*waiting.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def complete(self) -> None:
+        """Let the folders be the user's."""
+        for folder in self._folders:
+            (folder.path / MARK).unlink(missing_ok=True)
 
     def _draw(self, number: int, item: ImageInput, row: Row) -> None:
         assert self._pictures is not None

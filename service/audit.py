@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import FileIO
@@ -54,12 +55,10 @@ class AuditLog:
         self._path = path
         self._length, self._number, self._digest, self._head_at = 0, 0, GENESIS, 0.0
         # Unbuffered: what a full disk did not take must not be tried again by the next write.
-        self._file = path.open("a+b", buffering=0)
-        try:
+        with ExitStack() as stack:
+            self._file = stack.enter_context(path.open("a+b", buffering=0))
             self._begin()
-        except BaseException:
-            self._file.close()
-            raise
+            stack.pop_all()
 
     def append(self, records: Sequence[Mapping[str, object]]) -> None:
         """Write down some answers; they are on disk when this returns, or none of them is.

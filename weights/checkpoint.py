@@ -68,6 +68,18 @@ class Checkpoint:
         """Return a short name that tells models apart: architecture and 12 digits of digest."""
         return f"{self.architecture}-{self.digest[:12]}"
 
+    def check_classes(self, classes: ClassTable) -> None:
+        """Check that the model knows just these classes, in their order.
+
+        Raises:
+            WeightsError: it knows others.
+        """
+        if self.classes.names != classes.names:
+            raise WeightsError(
+                f"the model {self.label} knows the classes {', '.join(self.classes.names)}, the "
+                f"workspace {', '.join(classes.names)}; train one here with `wafer train`"
+            )
+
 
 def _one_or_three(channels: int) -> int:
     if channels not in (1, 3):

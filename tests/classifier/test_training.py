@@ -122,6 +122,8 @@ def test_the_command_line_from_training_to_rows(
     assert measured["n"] == sum(s.split == "test" for s in workspace.samples())
     report = workspace.root / "runs" / "evaluate" / f"{measured['model']}-test" / "report.html"
     assert report.is_file()
+    least = ["classify", "images", "--weights", str(folder), "--min-confidence", "0"]
+    assert "--min-confidence is for detectors" in runner.invoke(app, least).stderr
     refused = runner.invoke(app, ["export", str(folder)])
     assert (refused.exit_code, len(refused.stderr.splitlines())) == (1, 1)
 
@@ -131,6 +133,8 @@ def test_the_command_line_from_training_to_rows(
     [
         (["--img-weights"], "--img-weights"),
         (["--evolve", "3"], "--evolve"),
+        (["--evolve", "0"], "--evolve goes with a detector"),
+        (["--max-backgrounds", "0"], "--max-backgrounds"),
         (["--optimizer", "SGD"], "--optimizer"),
         (["--weights", "none"], "--weights"),
         (["--epochs", "0"], "--epochs must be at least 1"),

@@ -109,6 +109,7 @@ ServingEngine = Annotated[
     typer.Option(help="What runs the bundle; auto is the fastest that gives its golden answers."),
 ]
 Format = Literal["yolo", "voc", "coco"]
+Rejecting = Literal["softmax", "openmax", "nn", "mahalanobis"]
 Evaluated = Literal["test", "val", "train", "all"]
 
 
@@ -656,6 +657,13 @@ def classify(
             help="New folder for copies that show what made the model decide; 200 times slower.",
         ),
     ] = None,
+    reject: Annotated[
+        Literal["none"] | Rejecting | None,
+        typer.Option(
+            help="How images unlike any class are found, which are decided `unknown`; else as the "
+            "bundle was exported, and not at all without one."
+        ),
+    ] = None,
     force: Force = False,
     workspace: Where = None,
 ) -> None:
@@ -673,36 +681,31 @@ def classify(
 
             answering = partial(
                 classify_images,
-                weights=weights,
                 workspace=None if place is None else place.root,
                 all_boxes=all_boxes,
                 min_confidence=min_confidence,
-                save_images=save_images,
-                crops=crops,
-                explain=explain,
             )
         else:
             from wafer.classifier.classification import classify_with_classifier
 
             _refuse_given(
-                {
-                    "--all-boxes": all_boxes,
-                    "--min-confidence": min_confidence,
-                    "--save-images": save_images,
-                    "--crops": crops,
-                    "--explain": explain,
-                },
+                {"--all-boxes": all_boxes, "--min-confidence": min_confidence},
                 "is for detectors, and this model is a classifier",
             )
-            answering = partial(classify_with_classifier, path=classifier)
+            answering = partial(classify_with_classifier, workspace=place)
         done = answering(
             images,
+            weights=weights,
             output=output,
             recursive=recursive,
             batch=batch,
             device=device,
             engine=engine,
             where=where or (),
+            save_images=save_images,
+            crops=crops,
+            explain=explain,
+            reject=reject,
             force=force,
             progress=progress,
         )
@@ -727,6 +730,13 @@ def export(
             "refused where validation images are answered otherwise than in f32."
         ),
     ] = "f32",
+    reject: Annotated[
+        Rejecting | None,
+        typer.Option(
+            help="How images unlike any class are found by commands that name no way; for "
+            "classifiers."
+        ),
+    ] = None,
     workspace: Where = None,
 ) -> None:
     """Make a bundle of a model: all that other machines need to give the same answers.
@@ -734,12 +744,17 @@ def export(
     It goes into the workspace's models folder, under its digest.
     """
     from wafer.classifier.choosing import classifier_meant
-    from wafer.datasets.errors import WeightsError
-    from wafer.detector.exporting import export_model
 
-    if classifier_meant(None, weights=model) is not None:
-        raise WeightsError(f"{model} is a classifier, and only detectors have bundles yet")
-    bundle = export_model(_workspace(workspace), model, precision=precision)
+    found = _workspace(workspace)
+    if classifier_meant(None, weights=model) is None:
+        from wafer.detector.exporting import export_model
+
+        _refuse_given({"--reject": reject}, "is for classifiers, and this model is a detector")
+        bundle = export_model(found, model, precision=precision)
+    else:
+        from wafer.classifier.exporting import export_classifier
+
+        bundle = export_classifier(found, model, precision=precision, reject=reject)
     if precision == "int8":
         about = bundle.description.metrics
         agreement, images = about["int8_agreement"], about["int8_images"]

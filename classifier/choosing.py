@@ -7,6 +7,7 @@ from pathlib import Path
 from wafer.classifier.names import CLASSIFIERS
 from wafer.datasets.runs import MODEL_FILE, newest_finished_run
 from wafer.datasets.workspace import Workspace
+from wafer.inference.bundle import WEIGHTS
 from wafer.inference.registry import named_bundle
 from wafer.weights.description import described_architecture
 
@@ -14,16 +15,17 @@ __all__ = ["classifier_meant"]
 
 
 def classifier_meant(workspace: Workspace | None, *, weights: Path | None) -> Path | None:
-    """Return the model file of the classifier that a command means, None for any other model.
+    """Return the bundle or model file of the classifier that a command means, else None.
 
-    That is ``weights`` (a run folder or a model file), else the newest finished run of the
-    workspace where no bundle is promoted.
+    That is ``weights`` (a run folder, a bundle or a model file) where it is given, else the
+    promoted bundle of the workspace, else its newest finished run.
 
     Raises:
         DataError: ``models/current`` is damaged.
     """
-    if named_bundle(workspace, weights=weights) is not None:
-        return None
+    bundle = named_bundle(workspace, weights=weights)
+    if bundle is not None:
+        return bundle if described_architecture(bundle / WEIGHTS) in CLASSIFIERS else None
     if weights is None:
         run = None if workspace is None else newest_finished_run(workspace.runs)
         weights = None if run is None else run.folder

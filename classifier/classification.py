@@ -2,87 +2,92 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import closing
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch  # noqa: TID253
-
-from wafer.classifier.loading import load_classifier
+from wafer.classifier.choosing import classifier_meant
+from wafer.classifier.torch_backend import torch_backend
 from wafer.datasets.errors import WeightsError
-from wafer.inference.output import (
-    Progress,
-    Summary,
-    check_output,
-    classify_to_file,
-    columns_wanted,
-)
-from wafer.inference.pipeline import classify
-from wafer.inference.records import Predictor, Row
-from wafer.inference.sources import ImageInput
+from wafer.datasets.workspace import Workspace
+from wafer.inference.classification import OnTorch, TorchModel, classify_with
+from wafer.inference.engines.choosing import AUTO
+from wafer.inference.output import Progress, Summary
 
 __all__ = ["classify_with_classifier"]
-
-log = logging.getLogger(__name__)
 
 
 def classify_with_classifier(
     images: Sequence[str],
-    path: Path,
     *,
+    weights: Path | None = None,
+    workspace: Workspace | None = None,
     output: Path,
     recursive: bool = False,
     batch: int = 16,
     device: str = "auto",
-    engine: str = "auto",
+    engine: str = AUTO,
     where: Sequence[str] = (),
+    save_images: Path | None = None,
+    crops: Path | None = None,
+    explain: Path | None = None,
+    reject: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
     """Write one row for each image that the arguments mean.
 
     Args:
-        images: folders, patterns, list files or single files.
-        path: the model file.
-        output: a ``.csv`` or ``.jsonl`` file.
+        images: folders, patterns, list files or single files; ``-`` for a list on standard input.
+        weights: a run folder, model file or bundle; None takes the model of the workspace.
+        workspace: where that is.
+        output: a ``.csv``, ``.jsonl`` or ``.parquet`` file.
         recursive: walk into sub-folders of folders.
         batch: images a step.
-        device: ``auto``, ``cpu`` or ``cuda:N``.
-        engine: ``auto`` or ``torch``: others run bundles, and a classifier has none.
+        device: ``auto``, ``cpu`` or ``cuda:N``; a bundle runs on a GPU only where one is named.
+        engine: what runs a bundle: ``openvino``, ``onnxruntime``, ``torch``, or ``auto`` for the
+            fastest that gives its golden answers. Other models run on torch.
         where: conditions ``COLUMN=VALUE`` on the rows that are written.
+        save_images: a new folder for copies of the images of these rows.
+        crops: a new folder for what is in the boxes, where there are any.
+        explain: a new folder for copies that show what made the model decide; slow.
+        reject: how images of no class are told: ``softmax``, ``openmax``, ``nn``,
+            ``mahalanobis``, or ``none``; None leaves it to the bundle.
         force: replace ``output`` where it exists.
         progress: called after each row with the rows done and their number.
 
     Raises:
-        WeightsError: a damaged model, or an engine that cannot run it.
-        WaferError: the output exists or cannot be written, or a condition that is none.
-        DataError: an argument that means no image.
+        WeightsError: no classifier, a damaged one, or an engine that cannot run it.
+        WaferError: the output exists or cannot be written, a folder for pictures that is not empty,
+            or a condition that is none.
+        DataError: an argument that means no image, or a bundle with missing or altered files.
     """
-    check_output(output, force=force)
-    wanted = columns_wanted(where)
-    if engine not in ("auto", "torch"):
-        raise WeightsError(
-            f"--engine {engine} runs bundles, and {path} is a classifier; leave it out"
-        )
-    classifier = load_classifier(path, device=device)
-    log.info("model %s (%s)", classifier.checkpoint.label, path)
-    return classify_to_file(
+    return classify_with(
+        OnTorch(backend=torch_backend, load=_load),
         images,
-        partial(_classify, classifier.predictor, batch=batch),
-        output,
-        model=f"{classifier.checkpoint.digest} on torch {torch.__version__} {device}",
+        weights=weights,
+        workspace=workspace,
+        output=output,
         recursive=recursive,
         batch=batch,
-        where=wanted,
+        device=device,
+        engine=engine,
+        where=where,
+        save_images=save_images,
+        crops=crops,
+        explain=explain,
+        reject=reject,
         force=force,
         progress=progress,
     )
 
 
-def _classify(
-    predictor: Predictor, inputs: Iterable[ImageInput], *, batch: int
-) -> Generator[Row, None, None]:
-    with closing(predictor.engine):
-        yield from classify(inputs, predictor, batch=batch)
+def _load(place: Workspace | None, weights: Path | None, device: str) -> TorchModel:
+    from wafer.classifier.loading import load_classifier
+
+    path = classifier_meant(place, weights=weights)
+    if path is None:
+        raise WeightsError("no classifier was trained here yet; run `wafer train`")
+    classifier = load_classifier(path, device=device)
+    return TorchModel(
+        path=path, digest=classifier.checkpoint.digest, predictor=classifier.predictor
+    )

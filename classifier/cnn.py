@@ -13,7 +13,7 @@ import torch  # noqa: TID253
 
 from wafer.classifier.batches import augmented, stratified_batches
 from wafer.classifier.course import Course, Epoch
-from wafer.classifier.models import STATE, Images, Logits, Settings, Task
+from wafer.classifier.models import STATE, Features, Images, Logits, Settings, Task
 from wafer.datasets.errors import WeightsError
 from wafer.datasets.files import atomic_file
 from wafer.inference.devices import torch_device
@@ -125,6 +125,24 @@ class TorchClassifier(torch.nn.Module):
         with torch.inference_mode():
             found = self.eval()(pixels)[0]
         return np.asarray(found.cpu().numpy(), np.float64)
+
+    def look(self, images: Images, /) -> tuple[Logits, Features]:
+        """Return the same and what the last layer was given, shape (N, features)."""
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.mean.device)
+        with torch.inference_mode():
+            logits, features = self.eval().seen(pixels)
+        return np.asarray(logits.cpu().numpy(), np.float64), features.cpu().numpy()
+
+    def seen(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits, and what the last layer was given, shape (N, features)."""
+        *_, last = (part for part in self.body.modules() if isinstance(part, torch.nn.Linear))
+        given: list[torch.Tensor] = []
+        handle = last.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+        try:
+            logits = self(images)[0]
+        finally:
+            handle.remove()
+        return logits, given[0].float()
 
 
 def fit_cnn(task: Task, build: Build, schedule: Schedule, *, name: str) -> Tensors:

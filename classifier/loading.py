@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,12 @@ from numpy.typing import NDArray
 
 from wafer.classifier.models import Images, Logits, Network, model_named
 from wafer.datasets.errors import WeightsError
-from wafer.evaluation.calibration import decide_class
 from wafer.evaluation.temperature import probabilities
+from wafer.evaluation.unknown import unit_length
+from wafer.inference.bundle import WEIGHTS, is_bundle, open_bundle
+from wafer.inference.deciding import class_decision_of
 from wafer.inference.records import Predictor, TopOne
+from wafer.inference.rejecting import KNOWN
 from wafer.weights.checkpoint import Checkpoint, read_checkpoint
 
 __all__ = ["TEMPERATURE", "Classifier", "batched_logits", "load_classifier"]
@@ -32,12 +34,14 @@ class ClassifierEngine:
         self._temperature = temperature
 
     def infer(self, images: Images, /) -> TopOne:
-        """Return the calibrated probability of each class."""
+        """Return the calibrated probability of each class, and features of length 1."""
         if self._network is None:
             raise ValueError("this engine was closed")
-        found = probabilities(self._network.logits(images), temperature=self._temperature)
+        logits, features = self._network.look(images)
+        found = probabilities(logits, temperature=self._temperature)
         frame = np.array([0, 0, images.shape[2], images.shape[1]], np.float32)
-        return TopOne.of(np.tile(frame, (len(images), 1)), found)
+        direction = unit_length(features).astype(np.float32)
+        return TopOne.of(np.tile(frame, (len(images), 1)), found, direction)
 
     def close(self) -> None:
         """Let go of the network."""
@@ -56,16 +60,11 @@ class Classifier:
     def predictor(self) -> Predictor:
         """Return the classifier as the inference room wants it."""
         checkpoint = self.checkpoint
-        none = checkpoint.classes.none_class
         return Predictor(
             model=checkpoint.label,
             engine=ClassifierEngine(self.network, temperature=self.temperature),
             classes=checkpoint.classes,
-            decide=partial(
-                decide_class,
-                none_class=None if none is None else none.name,
-                none_review_above=checkpoint.decision.none_review_above,
-            ),
+            decide=class_decision_of(checkpoint.classes, checkpoint.decision),
             image_size=checkpoint.image_size,
             colour=checkpoint.colour,
             white_level=checkpoint.white_level,
@@ -74,14 +73,17 @@ class Classifier:
 
 
 def load_classifier(path: Path, *, device: str = "auto") -> Classifier:
-    """Read a model file and build its network.
+    """Read a model file, or that of a bundle, and build its network.
 
     Raises:
+        DataError: a bundle with files that are missing or altered.
         WeightsError: the file is damaged, altered, or of another architecture.
         TrainingError: the device is not to be had.
     """
+    if is_bundle(path):
+        path = open_bundle(path).folder / WEIGHTS
     checkpoint = read_checkpoint(path)
-    tensors = dict(checkpoint.tensors)
+    tensors = {k: v for k, v in checkpoint.tensors.items() if not k.startswith(KNOWN)}
     temperature = tensors.pop(TEMPERATURE, None)
     model = model_named(checkpoint.architecture)
     if temperature is None or temperature.numel() != 1 or not float(temperature) > 0:

@@ -14,13 +14,24 @@ from wafer.classifier.images import LabelledImages
 from wafer.datasets.errors import WeightsError
 from wafer.weights.loading import Tensors
 
-__all__ = ["STATE", "Images", "Logits", "Model", "Network", "Settings", "Task", "model_named"]
+__all__ = [
+    "STATE",
+    "Features",
+    "Images",
+    "Logits",
+    "Model",
+    "Network",
+    "Settings",
+    "Task",
+    "model_named",
+]
 
 STATE = Path("weights", "state.pt")
 """What a training goes on from after a kill, in the run folder."""
 
 Images = NDArray[np.uint8]
 Logits = NDArray[np.float64]
+Features = NDArray[np.float32]
 
 Progress = Callable[[int, int, int, int], None]
 """Called with epoch, epochs, batch, batches, all counted from 1."""
@@ -74,6 +85,14 @@ class Network(Protocol):
 
         Returns:
             Shape: (N, classes). A row does not depend on the other images.
+        """
+        ...
+
+    def look(self, images: Images, /) -> tuple[Logits, Features]:
+        """Return the same, and what the last layer was given, shape (N, features).
+
+        That is what a network knows of an image besides its class; trees have no layers, and give
+        what they are given themselves.
         """
         ...
 

@@ -43,14 +43,24 @@ class Perceptron:
         """Return one number for each class, shape (N, classes)."""
         return self.logits_of(self._features(images))
 
+    def look(self, images: Images, /) -> tuple[Logits, Floats]:
+        """Return the same, and what the last layer was given, shape (N, hidden)."""
+        logits, active = self._through(self._features(images))
+        return logits, active.astype(np.float32)
+
     def logits_of(self, features: Floats) -> Logits:
         """Return the same for features that were computed before, shape (N, features)."""
+        return self._through(features)[0]
+
+    def _through(self, features: Floats) -> tuple[Logits, Logits]:
+        """Return what the last layer gives, and what it was given."""
         # in float64, where a sum over features does not depend on how many rows there are
         signal: Logits = (features.astype(np.float64) - self._mean) / self._scale
+        active = signal
         for position, (weight, bias) in enumerate(self._layers):
             active = signal if position == 0 else np.maximum(signal, 0)
             signal = np.asarray(active @ weight + bias, np.float64)
-        return signal
+        return signal, active
 
 
 def fit_perceptron(task: Task, features: Features) -> Tensors:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import torch  # noqa: TID253
 
+from wafer.classifier.exporting import export_classifier
 from wafer.classifier.images import Chosen, LabelledImages, choose_images, load_images
+from wafer.classifier.knowing import known_tensors
 from wafer.classifier.loading import TEMPERATURE, batched_logits
 from wafer.classifier.models import STATE, Logits, Progress, Settings, Task, model_named
 from wafer.classifier.names import CLASSIFIERS, NETWORKS
@@ -135,7 +137,11 @@ def _fit(run: Run, task: Task, *, workspace: Workspace) -> Mapping[str, float | 
     temperature = fit_temperature(logits, task.val.labels)
     save_checkpoint(
         run.folder / MODEL_FILE,
-        {**tensors, TEMPERATURE: torch.tensor([temperature])},
+        {
+            **tensors,
+            TEMPERATURE: torch.tensor([temperature]),
+            **known_tensors(network, task, temperature=temperature),
+        },
         architecture=name,
         classes=workspace.classes,
         image_size=task.settings.image_size,
@@ -150,7 +156,10 @@ def _fit(run: Run, task: Task, *, workspace: Workspace) -> Mapping[str, float | 
         "accuracy": float((logits.argmax(axis=1) == task.val.labels).mean()),
         "log_loss": log_loss(logits / temperature, task.val.labels),
     }
-    run.update(metrics=metrics, temperature=temperature, status="finished")
+    run.update(metrics=metrics, temperature=temperature)
+    if name in NETWORKS:
+        run.note_bundle(export_classifier(workspace, run.folder).folder)
+    run.update(status="finished")
     (run.folder / STATE).unlink(missing_ok=True)
     return metrics
 

@@ -16,7 +16,7 @@ import xgboost  # noqa: TID253
 
 from wafer.classifier.course import Course
 from wafer.classifier.hog import BLOCK, BLOCKS, FEATURES, ORIENTATIONS, hog_features
-from wafer.classifier.models import Images, Logits, Progress, Settings, Task
+from wafer.classifier.models import Features, Images, Logits, Progress, Settings, Task
 from wafer.datasets.errors import WeightsError
 from wafer.datasets.files import write_bytes, write_text
 from wafer.weights.loading import Tensors
@@ -49,8 +49,13 @@ class Trees:
 
     def logits(self, images: Images, /) -> Logits:
         """Return one number for each class, shape (N, classes)."""
-        found = self._booster.inplace_predict(hog_features(images), predict_type="margin")
-        return np.asarray(found, np.float64).reshape(len(images), -1)
+        return self.look(images)[0]
+
+    def look(self, images: Images, /) -> tuple[Logits, Features]:
+        """Return the same, and the features, shape (N, 1764)."""
+        features = hog_features(images)
+        found = self._booster.inplace_predict(features, predict_type="margin")
+        return np.asarray(found, np.float64).reshape(len(images), -1), features
 
 
 class _Watch(xgboost.callback.TrainingCallback):

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import shutil
-import warnings
-from collections.abc import Iterator, Sequence
 from contextlib import closing
-from importlib.metadata import version
-from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch  # noqa: TID253
 from numpy.typing import NDArray
-from torch.jit import TracerWarning  # type: ignore[attr-defined]  # noqa: TID253
 
-from wafer.datasets.errors import ImageError, WeightsError
-from wafer.datasets.images import decode_image
-from wafer.datasets.records import Sample
-from wafer.datasets.runs import Run, versions
 from wafer.datasets.workspace import Workspace
 from wafer.detector.deployed import DeployedModel, best_boxes, pooled
 from wafer.detector.loading import Detector, choose_model, load_detector
@@ -28,30 +17,18 @@ from wafer.detector.quantising import quantise_network
 from wafer.inference.bundle import (
     DESCRIPTION,
     GOLDEN,
-    ONNX,
     OPENVINO,
-    PREPROCESSING,
     TOLERANCES,
-    WEIGHTS,
     Bundle,
-    Description,
     Precision,
 )
-from wafer.inference.engines.onnx_runtime import OUTPUTS
-from wafer.inference.engines.open_vino import OpenVinoEngine, onnx_to_openvino
+from wafer.inference.engines.open_vino import OpenVinoEngine
 from wafer.inference.engines.quantising import nncf_version
+from wafer.inference.exporting import GOLDEN_IMAGES, describe, golden_candidates, write_networks
 from wafer.inference.golden import Golden, Tolerance
-from wafer.inference.preprocess import letterbox
 from wafer.inference.registry import add_bundle
-from wafer.weights.checkpoint import Checkpoint
 
 __all__ = ["export_model", "golden_of", "int8_golden"]
-
-OPSET = 17
-GOLDEN_IMAGES = 32
-LOOKED_AT = 64
-"""So many images are looked at for golden ones, because of some any class would be right."""
-PACKAGES = ("onnx", "openvino")
 
 Pixels = NDArray[np.uint8]
 
@@ -79,35 +56,16 @@ def export_model(workspace: Workspace, model: Path, *, precision: Precision = "f
     detector = load_detector(path, device="cpu")
     if precision == "int8":
         detector.checkpoint.check_classes(workspace.classes)
-    checkpoint = detector.checkpoint
     tolerance = TOLERANCES[precision]
     network = DeployedModel(detector.model.to(memory_format=torch.contiguous_format))
-    images = _golden_candidates(workspace, checkpoint)
+    images = golden_candidates(workspace, detector.checkpoint)
     golden = golden_of(network, images, tolerance)
-    description = Description(
-        architecture=checkpoint.architecture,
-        classes=checkpoint.classes.classes,
-        image_size=checkpoint.image_size,
-        channels=3 if checkpoint.colour else 1,
-        white_level=checkpoint.white_level,
-        preprocessing=dict(PREPROCESSING),
-        precision=precision,
-        tolerance=tolerance,
-        golden_images=len(golden),
-        decision=checkpoint.decision,
-        dataset_hash=checkpoint.dataset_hash,
-        metrics=_metrics(model),
-        training=dict(checkpoint.training),
-        versions={"training": dict(checkpoint.versions), "export": {**_tools(), **tools}},
-        weights_sha256=checkpoint.digest,
-        licence=checkpoint.licence,
-        provenance=checkpoint.provenance,
+    description = describe(
+        detector.checkpoint, model, precision=precision, golden_images=len(golden), tools=tools
     )
 
     def fill(folder: Path) -> None:
-        shutil.copyfile(path, folder / WEIGHTS)
-        (folder / ONNX).write_bytes(_graph(network, images[:2]))
-        onnx_to_openvino(folder / ONNX, folder / OPENVINO)
+        write_networks(folder, weights=path, network=network, images=images)
         answers, about = golden, description
         if precision == "int8":
             shift = _in_int8(folder, workspace, detector)
@@ -206,67 +164,3 @@ def _is_decided(decoded: torch.Tensor, tolerance: Tolerance) -> bool:
     rivals = torch.cat([decoded[:4, anchors].T, scores[classes, anchors][:, None]], dim=1)
     corners, _ = best_boxes(rivals[:, :, None])
     return bool((corners.amax(dim=0) - corners.amin(dim=0)).max() <= tolerance.box / 2)
-
-
-def _golden_candidates(workspace: Workspace, checkpoint: Checkpoint) -> Pixels:
-    found: list[Pixels] = []
-    for sample in _class_by_class(workspace.samples()):
-        try:
-            pixels = decode_image(
-                workspace.image_path(sample.image),
-                colour=checkpoint.colour,
-                white_level=checkpoint.white_level,
-            )
-        except ImageError:
-            continue
-        found.append(letterbox(pixels, checkpoint.image_size).image)
-        if len(found) == LOOKED_AT:
-            break
-    if not found:
-        raise WeightsError(f"{workspace.root}: no image that could be a golden one; add some")
-    return np.stack(found)
-
-
-def _class_by_class(samples: Sequence[Sample]) -> Iterator[Sample]:
-    """Yield validation images, one of each class in turn; then all others in their order."""
-    of_class: dict[str | None, list[Sample]] = {}
-    for sample in samples:
-        if sample.split == "val":
-            of_class.setdefault(sample.image_class, []).append(sample)
-    for turn in zip_longest(*of_class.values()):
-        yield from (sample for sample in turn if sample is not None)
-    yield from (sample for sample in samples if sample.split != "val")
-
-
-def _graph(network: DeployedModel, images: Pixels) -> bytes:
-    """Return the network as ONNX, for any number of images."""
-    graph = io.BytesIO()
-    names = ("images", *OUTPUTS)
-    with warnings.catch_warnings(), torch.no_grad():
-        # The exporter that torch prefers needs onnxscript, one more package to keep in step with
-        # torch. The older one warns of itself, and of a branch in the head on a size that is fixed.
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx")
-        warnings.filterwarnings("ignore", "You are using the legacy", DeprecationWarning)
-        warnings.filterwarnings("ignore", category=TracerWarning)
-        torch.onnx.export(
-            network,
-            (torch.from_numpy(images),),
-            graph,  # type: ignore[arg-type]
-            input_names=list(names[:1]),
-            output_names=list(names[1:]),
-            dynamic_axes={name: {0: "batch"} for name in names},
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    return graph.getvalue()
-
-
-def _metrics(model: Path) -> dict[str, float | None]:
-    """Return what a finished run measured on validation images; nothing for a bare file."""
-    if not (model / "run.json").is_file():
-        return {}
-    return dict(Run(model).record.get("metrics") or {})
-
-
-def _tools() -> dict[str, str]:
-    return {**versions(), **{name: version(name) for name in PACKAGES}}

@@ -8,13 +8,11 @@ from __future__ import annotations
 from functools import partial
 
 from wafer.inference.bundle import WEIGHTS, Bundle
-from wafer.inference.engines.backend import Backend
+from wafer.inference.engines.backend import TORCH, Backend
 from wafer.inference.engines.probe import answer_probe
 from wafer.inference.records import Engine
 
-__all__ = ["TORCH", "torch_backend"]
-
-TORCH = "torch"
+__all__ = ["torch_backend"]
 
 
 def torch_backend(device: str = "cpu", *, above: float | None = None) -> Backend:

@@ -14,6 +14,7 @@ from scipy.special import softmax
 from scipy.stats import weibull_min
 
 __all__ = [
+    "RANKS",
     "Conformal",
     "OpenMax",
     "RelativeMahalanobis",
@@ -21,6 +22,7 @@ __all__ = [
     "fit_openmax",
     "fit_relative_mahalanobis",
     "nearest_distance",
+    "unit_length",
 ]
 
 Floats = NDArray[np.float64]
@@ -106,7 +108,7 @@ def nearest_distance(known: Floats, features: Floats) -> Floats:
         known: features of training images, at least one.
         features: of the images in question. A vector of zeros is at distance 1 from everything.
     """
-    return np.asarray(1 - (_unit(features) @ _unit(known).T).max(axis=1))
+    return np.asarray(1 - (unit_length(features) @ unit_length(known).T).max(axis=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,19 @@ class Conformal:
             found[chosen] = (1 + above) / (len(known) + 1)
         return found
 
+    def thresholds(self, level: float) -> Floats:
+        """Return the score of each class above which p <= level, shape (classes,).
+
+        Infinite where no score is so unusual, for want of calibration images.
+        """
+        found = np.full(len(self.of_class), np.inf)
+        for position, own in enumerate(self.of_class):
+            known = own if len(own) >= self.needed else self.pooled
+            above = int(np.floor(level * (len(known) + 1) + 1e-9))
+            if above >= 1:
+                found[position] = known[-above]
+        return found
+
     @property
     def few(self) -> tuple[int, ...]:
         """Return the classes that are judged by the scores of all, for want of their own."""
@@ -210,9 +225,10 @@ def fit_conformal(scores: Floats, answered: Labels, *, classes: int, level: floa
     return Conformal(parts, np.sort(scores), int(np.ceil(1 / level - 1 - 1e-9)))
 
 
-def _unit(vectors: Floats) -> Floats:
+def unit_length(vectors: NDArray[np.floating]) -> Floats:
+    """Return vectors scaled to length 1, shape (N, features); zeros stay as they are."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(length > 0, length, 1))
+    return np.asarray(vectors / np.where(length > 0, length, 1), np.float64)
 
 
 def _squared(vectors: Floats, inverse: Floats) -> Floats:

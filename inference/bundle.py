@@ -25,10 +25,12 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from wafer.datasets.classes import ClassTable, DefectClass
 from wafer.datasets.errors import DataError, Fault, WeightsError
 from wafer.datasets.files import sha256_file
-from wafer.inference.deciding import decision_of
+from wafer.evaluation.rejecting import Method, Rejection
+from wafer.inference.deciding import class_decision_of, decision_of
 from wafer.inference.golden import Golden, Tolerance, read_golden
 from wafer.inference.preprocess import PADDING
 from wafer.inference.records import Engine, Predictor
+from wafer.inference.rejecting import rejection_of
 from wafer.weights.decision_rule import DecisionRule
 
 __all__ = [
@@ -85,6 +87,7 @@ LINE = re.compile(r"([0-9a-f]{64})  ([^/\\]+)")
 class Description(BaseModel):
     """The content of model.json.
 
+    ``boxless`` marks a classifier, which names a class for the whole image (`Predictor`).
     ``weights_sha256`` is that of the model file, ``training`` a summary of the training's
     arguments, ``metrics`` what was measured on validation images at its end, ``versions`` those of
     the tools of training (as ``training``) and of export (as ``export``).
@@ -99,6 +102,7 @@ class Description(BaseModel):
     image_size: Annotated[int, Field(ge=32)]
     channels: Literal[1, 3]
     white_level: Annotated[int, Field(ge=1, le=65535)]
+    boxless: bool = False
     preprocessing: dict[str, str | int]
     precision: Precision
     tolerance: Tolerance
@@ -147,11 +151,23 @@ class Bundle:
             model=self.label,
             engine=engine,
             classes=self.classes,
-            decide=decision_of(self.classes, about.decision),
+            decide=(class_decision_of if about.boxless else decision_of)(
+                self.classes, about.decision
+            ),
             image_size=about.image_size,
             colour=about.channels == 3,
             white_level=about.white_level,
+            boxless=about.boxless,
+            reject=self.rejection(about.decision.reject),
         )
+
+    def rejection(self, method: Method | None) -> Rejection | None:
+        """Return a method of telling images of no class at work, None for none.
+
+        Raises:
+            WeightsError: the model keeps nothing to tell them by.
+        """
+        return rejection_of(self.folder / WEIGHTS, method, classes=len(self.classes))
 
 
 def bundle_name(digest: str) -> str:

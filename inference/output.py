@@ -70,8 +70,9 @@ Value = str | int | float | None
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What was written: rows, rows with an error, rows to review; and how long it took.
+    """What was written: rows, rows with an error, rows to look at; and how long it took.
 
+    ``review`` counts the rows that a person should look at: decided ``review`` or ``unknown``.
     ``before`` of the rows are of an earlier run that was stopped, which ``seconds`` leaves out.
     """
 
@@ -152,7 +153,7 @@ def classify_to_file(
                             texts[0] = _encode(row, output)
                             if boxes is not None:
                                 texts[1] = boxes.encode(unfinished.done.rows + 1, row)
-                        review = row.prediction is not None and row.prediction.decision == "review"
+                        review = row.prediction is not None and row.prediction.decision != "auto"
                         unfinished.add(texts, error=bool(row.error), review=review)
                         if progress is not None:
                             progress(unfinished.done.rows, total)

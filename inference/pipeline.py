@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from wafer.datasets.errors import ImageError, WeightsError
 from wafer.datasets.images import MAX_PIXELS, decode_bytes
 from wafer.datasets.records import Box
+from wafer.evaluation.calibration import Answer
 from wafer.evaluation.records import Detection, Prediction
 from wafer.inference.occlusion import heat_map
 from wafer.inference.preprocess import Letterboxed, letterbox, to_original
-from wafer.inference.records import Predictor, Row
+from wafer.inference.records import Predictor, Row, TopOne
 from wafer.inference.sources import ImageInput
 
 __all__ = ["MAX_BYTES", "answer", "classify", "read_bytes"]
@@ -180,6 +181,8 @@ def _infer(items: Sequence[Prepared], predictor: Predictor) -> Iterator[Row]:
             )
         name = names[answers.classes[position]]
         answer = predictor.decide(score, name, _box(corners, name, item.pixels, predictor))
+        if predictor.reject is not None:
+            answer = _judged(answer, answers, position, item.name, predictor)
         prediction = Prediction(image=item.name, **answer._asdict())
         row = Row(
             image=item.name,
@@ -194,6 +197,22 @@ def _infer(items: Sequence[Prepared], predictor: Predictor) -> Iterator[Row]:
             heat = heat_map(predictor.engine, item.pixels, label=label, score=score)
             row = replace(row, heat=heat)
         yield row
+
+
+def _judged(
+    answer: Answer, answers: TopOne, position: int, image: str, predictor: Predictor
+) -> Answer:
+    """Return the answer after the question whether the image is of any class at all."""
+    assert predictor.reject is not None
+    features = answers.features
+    if features is None or not np.isfinite(features[position]).all():
+        raise WeightsError(
+            f"the model {predictor.model} gives no usable features for {image!r}; its file is "
+            "damaged or its training diverged"
+        )
+    label = predictor.classes.names.index(answer.class_name)
+    scores = answers.scores[position]
+    return predictor.reject.judge(answer, scores, features[position], label=label)
 
 
 def _detection(found: NDArray[np.float32], item: Prepared, predictor: Predictor) -> Detection:

@@ -13,6 +13,7 @@ from wafer.datasets.classes import ClassTable
 from wafer.datasets.records import Box
 from wafer.evaluation.calibration import Answer
 from wafer.evaluation.records import Detection, Prediction
+from wafer.evaluation.rejecting import Rejection
 
 __all__ = ["Decide", "Engine", "Predictor", "Row", "TopOne"]
 
@@ -75,7 +76,8 @@ class Predictor:
     side of the letterboxed input in pixels; ``colour`` and ``white_level`` say how files are
     decoded (`wafer.datasets.images.decode_image`). ``boxless`` marks a model that names a class for
     the whole image and says nothing of where: its scores are of all classes, "no defect" included,
-    and only classes whose label is the full frame have a box. ``explain`` says of a row whether its
+    and only classes whose label is the full frame have a box. ``reject`` tells images of no class;
+    None never does. ``explain`` says of a row whether its
     heat is wanted; None for no row.
     """
 
@@ -87,6 +89,7 @@ class Predictor:
     colour: bool
     white_level: int
     boxless: bool = False
+    reject: Rejection | None = None
     explain: Callable[[Row], bool] | None = None
 
     @property

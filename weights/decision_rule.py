@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["DecisionRule"]
 
@@ -13,8 +14,10 @@ class DecisionRule:
 
     ``platt`` is (slope, intercept) of P(defect) over logit(score), None where nothing could be
     fitted; ``none_review_above`` the P(defect) from which on "no defect" goes to review, None
-    where no class is a killer.
+    where no class is a killer. ``reject`` is the method by which images of no class are told where
+    a command names none (`wafer.evaluation.rejecting`), None for not at all.
     """
 
     platt: tuple[float, float] | None = None
     none_review_above: float | None = None
+    reject: Literal["softmax", "openmax", "nn", "mahalanobis"] | None = None

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from wafer.inference.bundle import Bundle, Precision
 from wafer.inference.records import Engine, TopOne
 
-__all__ = ["Backend", "Open", "in_batches"]
+__all__ = ["TORCH", "Backend", "Open", "in_batches"]
+
+TORCH = "torch"
+"""The engine that runs model files; each kind of model brings its own."""
 
 Pixels = NDArray[np.uint8]
 Open = Callable[[Bundle, int], Engine]

@@ -124,6 +124,14 @@ def test_the_command_line_from_training_to_rows(
     assert report.is_file()
     least = ["classify", "images", "--weights", str(folder), "--min-confidence", "0"]
     assert "--min-confidence is for detectors" in runner.invoke(app, least).stderr
+    open_set = [*least[:4], "--reject", "nn", "--force"]
+    assert runner.invoke(app, open_set).exit_code == 0
+    with Path("predictions.csv").open(newline="") as handle:
+        judged = list(csv.DictReader(handle))
+    for before, after in zip(rows, judged, strict=True):
+        unknown = after["decision"] == "unknown"
+        assert (after["reason"] == "unlike any class") == unknown
+        assert unknown or after == before
     refused = runner.invoke(app, ["export", str(folder)])
     assert (refused.exit_code, len(refused.stderr.splitlines())) == (1, 1)
 

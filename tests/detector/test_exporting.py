@@ -25,7 +25,7 @@ from wafer.cli import app
 from wafer.datasets.errors import DataError, WaferError, WeightsError
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
-from wafer.detector import classification, quantising
+from wafer.detector import quantising
 from wafer.detector.classification import classify_images
 from wafer.detector.deployed import DeployedModel
 from wafer.detector.exporting import export_model, golden_of
@@ -34,6 +34,7 @@ from wafer.detector.loading import choose_model, load_detector
 from wafer.detector.model import all_boxes, top_one
 from wafer.detector.prediction import load_letterboxed
 from wafer.detector.torch_backend import torch_backend
+from wafer.inference import classification as at_work
 from wafer.inference.bundle import (
     FILES,
     GOLDEN,
@@ -310,7 +311,7 @@ def test_a_promoted_bundle_classifies_without_torch(
 def test_all_boxes_of_a_bundle_are_those_of_torch_and_begin_with_the_row(
     workspace: Workspace, exported: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classification, "choose_backend", lambda _, backends, **__: backends[-1])
+    monkeypatch.setattr(at_work, "choose_backend", lambda _, backends, **__: backends[-1])
     images = sorted(map(str, workspace.images.iterdir()))[:12]
     found = {}
     for name, weights in (("bundle", exported.folder), ("file", SHIPPED)):
@@ -362,7 +363,7 @@ def test_all_boxes_of_a_bundle_are_those_of_torch_and_begin_with_the_row(
 def test_pictures_are_made_of_what_processes_answer(
     workspace: Workspace, exported: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classification, "choose_backend", lambda *_, **__: ONNX_RUNTIME)
+    monkeypatch.setattr(at_work, "choose_backend", lambda *_, **__: ONNX_RUNTIME)
     paths = sorted(workspace.images.iterdir())[:2]
     classify_images(
         list(map(str, paths)),

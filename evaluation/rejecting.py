@@ -1,0 +1,217 @@
+"""Whether an image is like anything that a model was taught: the decision ``unknown``.
+
+A score says how unlike an image is to what is known, and a threshold for each class which scores
+are too much: those that at most one in twenty validation images of the class has. Every image is
+judged by itself, so no decision depends on the other images of its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wafer.evaluation.calibration import Answer
+from wafer.evaluation.unknown import (
+    RANKS,
+    OpenMax,
+    RelativeMahalanobis,
+    fit_conformal,
+    fit_openmax,
+    fit_relative_mahalanobis,
+    unit_length,
+)
+
+__all__ = [
+    "LEVEL",
+    "METHODS",
+    "UNKNOWN_REASON",
+    "Known",
+    "Method",
+    "Rejection",
+    "Seen",
+    "few_images",
+    "fit_known",
+    "kept_images",
+    "rejection_by",
+    "scores_by",
+]
+
+Method = Literal["softmax", "openmax", "nn", "mahalanobis"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+LEVEL = 0.05
+"""Share of the images of known classes that may be rejected."""
+MOST_OF_A_CLASS = 300
+"""So many training images of a class are kept; more cost time and room, and add little."""
+UNKNOWN_REASON = "unlike any class"
+
+SMALLEST = 1e-30  # below it a probability in float32 loses its digits
+
+Floats = NDArray[np.floating]
+Labels = NDArray[np.int64]
+Score = Callable[[Floats, Floats], float]
+"""Of one image, from its probabilities, shape (classes,), and features: the larger, the less
+known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a model gave for some images.
+
+    ``probabilities`` is calibrated, shape (N, classes); ``features`` have length 1, shape
+    (N, features).
+    """
+
+    probabilities: NDArray[np.float32]
+    features: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is kept of training images, and the thresholds that follow from validation images.
+
+    ``labels`` are positions of their true classes, shape (N,); ``thresholds`` has for each method
+    the score of each class above which an answer is rejected, shape (classes,), infinite where
+    there were too few validation images to reject any.
+    """
+
+    seen: Seen
+    labels: Labels
+    thresholds: Mapping[Method, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """A method at work."""
+
+    method: Method
+    thresholds: NDArray[np.float64]
+    score: Score
+
+    def judge(
+        self, answer: Answer, probabilities: Floats, features: Floats, *, label: int
+    ) -> Answer:
+        """Return the answer, ``unknown`` where the image is unlike the images of any class.
+
+        It never makes an answer automatic that was not, so an automatic "no defect" keeps obeying
+        the limit for killer classes.
+
+        Args:
+            answer: about the image.
+            probabilities: shape (classes,).
+            features: shape (features,).
+            label: position of the answered class.
+        """
+        if self.score(probabilities, features) <= self.thresholds[label]:
+            return answer
+        return answer._replace(decision="unknown", reason=UNKNOWN_REASON)
+
+
+def kept_images(labels: Labels, *, seed: int) -> Labels:
+    """Return the positions of the training images that are kept, in their order.
+
+    Args:
+        labels: positions of their classes, shape (N,).
+        seed: decides which images of a large class are kept.
+    """
+    random = np.random.default_rng(seed)
+    parts = []
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        parts.append(members[:MOST_OF_A_CLASS])
+    return np.sort(np.concatenate(parts))
+
+
+def fit_known(train: Seen, labels: Labels, *, val: Seen, level: float = LEVEL) -> Known:
+    """Keep what is needed to tell unknown images, and fit the thresholds of all methods.
+
+    Args:
+        train: training images, without augmentation, as `kept_images` chooses them.
+        labels: positions of their true classes, shape (N,).
+        val: images that were not trained on; the class that is answered decides whose threshold
+            they help to find.
+        level: share of them that may be rejected.
+
+    Raises:
+        ValueError: probabilities or features that are no numbers.
+    """
+    for seen in (train, val):
+        if not (np.isfinite(seen.probabilities).all() and np.isfinite(seen.features).all()):
+            raise ValueError("the model gives features or probabilities that are no numbers")
+    # As they are stored, so that a score is the same when they are read again.
+    features = train.features.astype(np.float16).astype(np.float32)
+    known = Known(seen=replace(train, features=features), labels=labels, thresholds={})
+    answered = val.probabilities.argmax(axis=1)
+    classes = val.probabilities.shape[1]
+    thresholds = {
+        method: fit_conformal(
+            scores_by(method, known, val), answered, classes=classes, level=level
+        ).thresholds(level)
+        for method in METHODS
+    }
+    return replace(known, thresholds=thresholds)
+
+
+def rejection_by(method: Method, known: Known) -> Rejection:
+    """Return a method with its thresholds, ready to judge."""
+    return Rejection(
+        method=method, thresholds=known.thresholds[method], score=_score_by(method, known)
+    )
+
+
+def scores_by(method: Method, known: Known, seen: Seen) -> NDArray[np.float64]:
+    """Return the score of each image, shape (N,): the larger, the less known."""
+    score = _score_by(method, known)
+    pairs = zip(seen.probabilities, seen.features, strict=True)
+    return np.array([score(probabilities, features) for probabilities, features in pairs])
+
+
+def few_images(known: Known) -> tuple[int, ...]:
+    """Return the classes that OpenMax never doubts, for want of right training images."""
+    fitted = _openmax(known)
+    return tuple(int(position) for position in np.flatnonzero(np.isnan(fitted.shape)))
+
+
+def _score_by(method: Method, known: Known) -> Score:
+    match method:
+        case "softmax":
+            return _improbable
+        case "openmax":
+            return partial(_doubt, _openmax(known))
+        case "nn":
+            return partial(_far, unit_length(known.seen.features).astype(np.float32))
+        case "mahalanobis":
+            features = known.seen.features.astype(np.float64)
+            return partial(_outlying, fit_relative_mahalanobis(features, known.labels))
+
+
+def _improbable(probabilities: Floats, _: Floats) -> float:
+    return 1 - float(probabilities.max())
+
+
+def _doubt(fitted: OpenMax, probabilities: Floats, _: Floats) -> float:
+    return float(fitted.probabilities(_activations(probabilities[None]))[0, -1])
+
+
+def _far(known: Floats, _: Floats, features: Floats) -> float:
+    return 1 - float((known @ unit_length(features[None])[0].astype(np.float32)).max())
+
+
+def _outlying(fitted: RelativeMahalanobis, _: Floats, features: Floats) -> float:
+    return float(fitted.distance(features[None].astype(np.float64))[0])
+
+
+def _openmax(known: Known) -> OpenMax:
+    activations = _activations(known.seen.probabilities)
+    return fit_openmax(activations, known.labels, ranks=min(RANKS, activations.shape[1]))
+
+
+def _activations(probabilities: Floats) -> NDArray[np.float64]:
+    """Return logits whose softmax these are, with a mean of 0: what all engines agree on."""
+    logarithms = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST))
+    return np.asarray(logarithms - logarithms.mean(axis=1, keepdims=True))

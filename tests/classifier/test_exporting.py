@@ -1,0 +1,190 @@
+"""Bundles of networks: every engine answers as torch does, alone as in a batch, without torch."""
+
+import csv
+import os
+import subprocess
+import sys
+from contextlib import closing
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from wafer.classifier.choosing import classifier_meant
+from wafer.classifier.exporting import export_classifier
+from wafer.classifier.images import load_pixels
+from wafer.classifier.loading import TEMPERATURE, load_classifier
+from wafer.classifier.torch_backend import torch_backend
+from wafer.datasets.errors import DataError, WeightsError
+from wafer.datasets.runs import MODEL_FILE, TrainedRun
+from wafer.datasets.workspace import Workspace
+from wafer.inference.bundle import ONNX, WEIGHTS, Bundle
+from wafer.inference.engines.choosing import BACKENDS, check_bundle
+from wafer.inference.registry import promote
+from wafer.weights.checkpoint import save_checkpoint
+from wafer.weights.decision_rule import DecisionRule
+
+
+def save_random(name: str, side: int, workspace: Workspace, folder: Path) -> Path:
+    """Write a model file of random weights, whose low temperature makes it decide."""
+    torch.manual_seed(1)
+    body = import_module(f"wafer.classifier.{name}").build(classes=len(workspace.classes)).body
+    path = folder / f"{name}.safetensors"
+    save_checkpoint(
+        path,
+        {**body.state_dict(), TEMPERATURE: torch.tensor([0.05])},
+        architecture=name,
+        classes=workspace.classes,
+        image_size=side,
+        channels=1,
+        decision=DecisionRule(none_review_above=0.0),
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(made: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random("efficientnet_lite0", 32, made, tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def exported(made: Workspace, model: Path) -> Bundle:
+    return export_classifier(made, model)
+
+
+def compare_engines(bundle: Bundle, path: Path, pixels: np.ndarray) -> None:
+    """Compare all engines with torch and the model file, one image at a time and several."""
+    exact = load_classifier(path, device="cpu").predictor.engine.infer(pixels)
+    assert exact.features is not None
+    assert len(set(exact.classes)) > 1
+    np.testing.assert_allclose(np.linalg.norm(exact.features, axis=1), 1, atol=1e-5)
+    for backend in (*BACKENDS, torch_backend()):
+        found = []
+        for batch in (1, len(pixels) - 1):
+            with closing(backend.open(bundle, batch)) as engine:
+                answer = engine.infer(pixels)
+            np.testing.assert_allclose(answer.scores, exact.scores, atol=1e-3)
+            np.testing.assert_allclose(answer.features, exact.features, atol=1e-3)
+            np.testing.assert_array_equal(answer.boxes, exact.boxes)
+            found.append(answer)
+        alone, among_others = found
+        np.testing.assert_allclose(alone.scores, among_others.scores, atol=1e-5)
+        np.testing.assert_array_equal(alone.classes, among_others.classes)
+
+
+def test_every_engine_answers_as_torch_does_alone_and_in_a_batch(
+    made: Workspace, model: Path, exported: Bundle
+) -> None:
+    images = [sample.image for sample in made.samples()][::8]
+    compare_engines(exported, model, load_pixels(made, images, image_size=32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "side"), [("resnet50", 32), ("inception_v3", 96), ("efficientnet_b3", 32)]
+)
+def test_bundles_of_the_other_networks_answer_as_torch_does(
+    made: Workspace, tmp_path: Path, name: str, side: int
+) -> None:
+    path = save_random(name, side, made, tmp_path)
+    images = [sample.image for sample in made.samples()][::8]
+    compare_engines(export_classifier(made, path), path, load_pixels(made, images, image_size=side))
+
+
+def test_features_are_what_the_last_layer_is_given(made: Workspace, model: Path) -> None:
+    classifier = load_classifier(model, device="cpu")
+    pixels = load_pixels(made, [made.samples()[0].image], image_size=32)
+    logits, features = classifier.network.look(pixels)
+    last = classifier.network.body.classifier  # type: ignore[attr-defined]
+    again = features @ last.weight.detach().numpy().T + last.bias.detach().numpy()
+    np.testing.assert_allclose(again, logits, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(classifier.network.logits(pixels), logits)
+
+
+CLASSIFY = """
+import sys
+from wafer.cli import app
+try:
+    app(["classify", "images", "--output", "p.csv", *sys.argv[1:]])
+except SystemExit as end:
+    assert end.code == 0, end.code
+heavy = {"torch", "torchvision", "timm", "ultralytics", "onnx", "sklearn", "xgboost"}
+print("loaded", sorted(heavy & set(sys.modules)))
+"""
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+@pytest.mark.slow
+def test_a_promoted_classifier_answers_without_torch(
+    workspace: Workspace, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bundle = export_classifier(workspace, model)
+    promote(workspace.models, bundle.digest[:8], check=check_bundle)
+    assert classifier_meant(workspace, weights=None) == bundle.folder
+
+    def wafer(*arguments: str) -> str:
+        out = subprocess.run(
+            [sys.executable, "-P", "-c", CLASSIFY, *arguments, "--force"],
+            cwd=workspace.root,
+            env=os.environ,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return out.stdout
+
+    assert wafer().splitlines() == ["p.csv", "loaded []"]
+    found = rows(workspace.root / "p.csv")
+    wafer("--weights", str(model))
+    exact = rows(workspace.root / "p.csv")
+    assert {row["model"] for row in found} == {bundle.label}
+    assert {row["decision"] for row in found} <= {"auto", "review"}
+    whole = set(workspace.classes.whole_image_names)
+    none = workspace.classes.none_class
+    assert none is not None
+    assert len(found) == len(exact) == 64
+    for one, other in zip(found, exact, strict=True):
+        assert abs(float(one["confidence"]) - float(other["confidence"])) <= 1e-3
+        for column in ("image", "xmin", "ymin", "xmax", "ymax", "class", "sha256"):
+            assert one[column] == other[column]
+        assert (one["xmax"] != "") == (one["class"] in whole)
+        assert one["class"] != none.name or one["decision"] == "review"
+
+
+def test_a_bundle_says_that_it_has_no_boxes(exported: Bundle) -> None:
+    predictor = exported.predictor(engine=None)  # type: ignore[arg-type]
+    assert exported.description.boxless
+    assert predictor.boxless
+    assert predictor.names == exported.classes.names
+    assert exported.golden().decided.any()
+
+
+def test_what_no_graph_can_hold_is_refused(
+    made: Workspace, trained: TrainedRun, model: Path
+) -> None:
+    with pytest.raises(WeightsError, match="bundles are made of detectors and of efficientnet_b3"):
+        export_classifier(made, trained.folder)
+    with pytest.raises(WeightsError, match="int8 is for detectors"):
+        export_classifier(made, model, precision="int8")
+    with pytest.raises(WeightsError, match="No such file"):
+        export_classifier(made, trained.folder / "gone" / MODEL_FILE)
+
+
+def test_an_altered_bundle_is_no_model(
+    workspace: Workspace, exported: Bundle, model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in exported.folder.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / ONNX).write_bytes(b"")
+    with pytest.raises(DataError, match="altered"):
+        load_classifier(folder)
+    assert (exported.folder / WEIGHTS).read_bytes() == model.read_bytes()

@@ -109,7 +109,6 @@ ServingEngine = Annotated[
     typer.Option(help="What runs the bundle; auto is the fastest that gives its golden answers."),
 ]
 Format = Literal["yolo", "voc", "coco"]
-Rejecting = Literal["softmax", "openmax", "nn", "mahalanobis"]
 Evaluated = Literal["test", "val", "train", "all"]
 
 
@@ -658,7 +657,7 @@ def classify(
         ),
     ] = None,
     reject: Annotated[
-        Literal["none"] | Rejecting | None,
+        Literal["none", "softmax", "openmax", "nn", "mahalanobis"] | None,
         typer.Option(
             help="How images unlike any class are found, which are decided `unknown`; else as the "
             "bundle was exported, and not at all without one."
@@ -731,7 +730,7 @@ def export(
         ),
     ] = "f32",
     reject: Annotated[
-        Rejecting | None,
+        Literal["softmax", "openmax", "nn", "mahalanobis"] | None,
         typer.Option(
             help="How images unlike any class are found by commands that name no way; for "
             "classifiers."

@@ -14,27 +14,32 @@ import torch
 
 from wafer.classifier.choosing import classifier_meant
 from wafer.classifier.exporting import export_classifier
-from wafer.classifier.images import load_pixels
+from wafer.classifier.images import choose_images, load_images, load_pixels
+from wafer.classifier.knowing import seen_by
 from wafer.classifier.loading import TEMPERATURE, load_classifier
 from wafer.classifier.torch_backend import torch_backend
 from wafer.datasets.errors import DataError, WeightsError
 from wafer.datasets.runs import MODEL_FILE, TrainedRun
 from wafer.datasets.workspace import Workspace
+from wafer.evaluation.rejecting import fit_known
 from wafer.inference.bundle import ONNX, WEIGHTS, Bundle
 from wafer.inference.engines.choosing import BACKENDS, check_bundle
 from wafer.inference.registry import promote
+from wafer.inference.rejecting import known_arrays
 from wafer.weights.checkpoint import save_checkpoint
 from wafer.weights.decision_rule import DecisionRule
 
 
-def save_random(name: str, side: int, workspace: Workspace, folder: Path) -> Path:
+def save_random(
+    name: str, side: int, workspace: Workspace, folder: Path, **kept: torch.Tensor
+) -> Path:
     """Write a model file of random weights, whose low temperature makes it decide."""
     torch.manual_seed(1)
     body = import_module(f"wafer.classifier.{name}").build(classes=len(workspace.classes)).body
     path = folder / f"{name}.safetensors"
     save_checkpoint(
         path,
-        {**body.state_dict(), TEMPERATURE: torch.tensor([0.05])},
+        {**body.state_dict(), TEMPERATURE: torch.tensor([0.05]), **kept},
         architecture=name,
         classes=workspace.classes,
         image_size=side,
@@ -156,6 +161,28 @@ def test_a_promoted_classifier_answers_without_torch(
             assert one[column] == other[column]
         assert (one["xmax"] != "") == (one["class"] in whole)
         assert one["class"] != none.name or one["decision"] == "review"
+
+
+def test_a_bundle_that_rejects_says_so_and_needs_what_it_keeps(
+    workspace: Workspace, model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(WeightsError, match="keeps nothing to tell unknown images by"):
+        export_classifier(workspace, model, reject="nn")
+    classifier = load_classifier(model, device="cpu")
+    images = load_images(
+        workspace, choose_images(workspace, workspace.samples(), "train"), image_size=32
+    )
+    shown = seen_by(classifier.network, images.pixels, temperature=classifier.temperature)
+    known = fit_known(shown, images.labels, val=shown)
+    kept = {name: torch.from_numpy(array) for name, array in known_arrays(known).items()}
+    path = save_random("efficientnet_lite0", 32, workspace, tmp_path, **kept)
+    bundle = export_classifier(workspace, path, reject="nn")
+    assert bundle.description.decision.reject == "nn"
+    rejection = bundle.predictor(engine=None).reject  # type: ignore[arg-type]
+    assert rejection is not None
+    assert rejection.method == "nn"
+    golden, answer = bundle.golden(), load_classifier(path, device="cpu").predictor.engine
+    np.testing.assert_allclose(answer.infer(golden.images).scores, golden.scores, atol=1e-6)
 
 
 def test_a_bundle_says_that_it_has_no_boxes(exported: Bundle) -> None:

@@ -731,10 +731,7 @@ def export(
     ] = "f32",
     reject: Annotated[
         Literal["softmax", "openmax", "nn", "mahalanobis"] | None,
-        typer.Option(
-            help="How images unlike any class are found by commands that name no way; for "
-            "classifiers."
-        ),
+        typer.Option(help="How images unlike any class are found by commands that name no way."),
     ] = None,
     workspace: Where = None,
 ) -> None:
@@ -748,8 +745,7 @@ def export(
     if classifier_meant(None, weights=model) is None:
         from wafer.detector.exporting import export_model
 
-        _refuse_given({"--reject": reject}, "is for classifiers, and this model is a detector")
-        bundle = export_model(found, model, precision=precision)
+        bundle = export_model(found, model, precision=precision, reject=reject)
     else:
         from wafer.classifier.exporting import export_classifier
 

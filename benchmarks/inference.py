@@ -190,6 +190,7 @@ def stock_model(root: Path, weights: Path) -> Path:
     import torch
 
     from wafer.detector.ultralytics_adapter import VERSION, DetectionModel
+    from wafer.inference.rejecting import network_tensors
     from wafer.weights.checkpoint import read_checkpoint
 
     path = root / f"{weights.stem}.pt"
@@ -200,7 +201,7 @@ def stock_model(root: Path, weights: Path) -> Path:
         model = DetectionModel(
             f"{checkpoint.architecture}.yaml", ch=checkpoint.channels, nc=len(names), verbose=False
         )
-        model.load_state_dict(dict(checkpoint.tensors))
+        model.load_state_dict(network_tensors(checkpoint.tensors))
         model.names, model.args = dict(enumerate(names)), {"task": "detect", "imgsz": size}
         torch.save({"model": model.float(), "train_args": model.args, "version": VERSION}, path)
     if not path.with_name(f"{path.stem}_openvino_model").is_dir():

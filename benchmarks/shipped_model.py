@@ -114,10 +114,12 @@ def note(epoch: int, epochs: int, batch: int, batches: int) -> None:
 def shipped(run: Path, path: Path, metrics: object) -> str:
     """Write the model of a run in half precision; return what the manifest says of it."""
     from wafer.detector.finishing import MODEL_FILE
+    from wafer.inference.rejecting import network_tensors
     from wafer.weights.checkpoint import read_checkpoint, save_checkpoint
 
     found = read_checkpoint(run / MODEL_FILE)
-    tensors = {k: t.half() if t.is_floating_point() else t for k, t in found.tensors.items()}
+    tensors = network_tensors(found.tensors)
+    tensors = {k: t.half() if t.is_floating_point() else t for k, t in tensors.items()}
     digest = save_checkpoint(
         path,
         tensors,

@@ -129,15 +129,17 @@ def figures(
 
     kept = kept_images(task.train.labels, seed=task.seed)
     val = seen(task.val.pixels)
-    fitted = fit_known(seen(task.train.pixels[kept]), task.train.labels[kept], val=val)
+    fitted = fit_known(
+        seen(task.train.pixels[kept]), task.train.labels[kept], val=val, classes=task.classes
+    )
     ours, theirs = seen(known.pixels), seen(unknown)
-    right = ours.probabilities.argmax(axis=1) == known.labels
+    right = ours.answered == known.labels
     of_methods = {}
     for method in METHODS:
         thresholds = rejection_by(method, fitted).thresholds
         scores = [scores_by(method, fitted, each) for each in (ours, theirs)]
         rejected, found = (
-            float((score > thresholds[each.probabilities.argmax(axis=1)]).mean())
+            float((score > thresholds[each.answered]).mean())
             for score, each in zip(scores, (ours, theirs), strict=True)
         )
         figures_of = asdict(open_set(*scores, right=right))

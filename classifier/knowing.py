@@ -28,7 +28,7 @@ def known_tensors(network: Network, task: Task, *, temperature: float) -> Tensor
     train = seen_by(network, task.train.pixels[kept], temperature=temperature)
     val = seen_by(network, task.val.pixels, temperature=temperature)
     try:
-        known = fit_known(train, task.train.labels[kept], val=val)
+        known = fit_known(train, task.train.labels[kept], val=val, classes=task.classes)
     except ValueError as error:
         raise TrainingError(f"the training gave no usable network: {error}") from error
     return {name: torch.from_numpy(array) for name, array in known_arrays(known).items()}
@@ -40,5 +40,4 @@ def seen_by(network: Network, images: Images, *, temperature: float) -> Seen:
         *(network.look(images[i : i + BATCH]) for i in range(0, len(images), BATCH)), strict=True
     )
     found = probabilities(np.concatenate(logits), temperature=temperature)
-    direction = unit_length(np.concatenate(features))
-    return Seen(probabilities=found.astype(np.float32), features=direction.astype(np.float32))
+    return Seen.of(found, unit_length(np.concatenate(features)))

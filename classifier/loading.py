@@ -16,7 +16,7 @@ from wafer.evaluation.unknown import unit_length
 from wafer.inference.bundle import WEIGHTS, is_bundle, open_bundle
 from wafer.inference.deciding import class_decision_of
 from wafer.inference.records import Predictor, TopOne
-from wafer.inference.rejecting import KNOWN
+from wafer.inference.rejecting import network_tensors
 from wafer.weights.checkpoint import Checkpoint, read_checkpoint
 
 __all__ = ["TEMPERATURE", "Classifier", "batched_logits", "load_classifier"]
@@ -83,7 +83,7 @@ def load_classifier(path: Path, *, device: str = "auto") -> Classifier:
     if is_bundle(path):
         path = open_bundle(path).folder / WEIGHTS
     checkpoint = read_checkpoint(path)
-    tensors = {k: v for k, v in checkpoint.tensors.items() if not k.startswith(KNOWN)}
+    tensors = network_tensors(checkpoint.tensors)
     temperature = tensors.pop(TEMPERATURE, None)
     model = model_named(checkpoint.architecture)
     if temperature is None or temperature.numel() != 1 or not float(temperature) > 0:

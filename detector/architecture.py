@@ -9,6 +9,7 @@ import torch  # noqa: TID253 - this module builds torch models
 
 from wafer.datasets.errors import WeightsError
 from wafer.detector.precision import CpuModel
+from wafer.inference.rejecting import network_tensors
 from wafer.weights.convert import ConversionReport, convert_yolov5
 from wafer.weights.loading import load_tensors
 
@@ -72,6 +73,6 @@ def start_from(model: torch.nn.Module, path: Path) -> ConversionReport:
     Raises:
         WeightsError: the file is damaged or belongs to another architecture.
     """
-    report = convert_yolov5(load_tensors(path)[0], tensor_shapes(model))
+    report = convert_yolov5(network_tensors(load_tensors(path)[0]), tensor_shapes(model))
     model.load_state_dict(dict(report.tensors), strict=False)
     return report

@@ -14,6 +14,7 @@ from wafer.datasets.workspace import Workspace
 from wafer.detector.deployed import DeployedModel, best_boxes, pooled
 from wafer.detector.loading import Detector, choose_model, load_detector
 from wafer.detector.quantising import quantise_network
+from wafer.evaluation.rejecting import Method
 from wafer.inference.bundle import (
     DESCRIPTION,
     GOLDEN,
@@ -27,13 +28,20 @@ from wafer.inference.engines.quantising import nncf_version
 from wafer.inference.exporting import GOLDEN_IMAGES, describe, golden_candidates, write_networks
 from wafer.inference.golden import Golden, Tolerance
 from wafer.inference.registry import add_bundle
+from wafer.inference.rejecting import rejection_of
 
 __all__ = ["export_model", "golden_of", "int8_golden"]
 
 Pixels = NDArray[np.uint8]
 
 
-def export_model(workspace: Workspace, model: Path, *, precision: Precision = "f32") -> Bundle:
+def export_model(
+    workspace: Workspace,
+    model: Path,
+    *,
+    precision: Precision = "f32",
+    reject: Method | None = None,
+) -> Bundle:
     """Make a bundle of a model in the models folder of a workspace.
 
     Its golden images are those of the validation images, class by class, on which the model
@@ -45,9 +53,12 @@ def export_model(workspace: Workspace, model: Path, *, precision: Precision = "f
             compared with f32.
         model: a run folder or model file.
         precision: what engines compute in, ``f32``, ``bf16`` or ``int8``.
+        reject: the method by which images of no class are told where a command names none; None
+            for not at all.
 
     Raises:
-        WeightsError: no such model, a damaged one, or no image to look at; for int8 also NNCF that
+        WeightsError: no such model, a damaged one, no image to look at, or a model that keeps
+            nothing to tell images of no class by; for int8 also NNCF that
             is not installed, images that are missing, or answers that moved too far.
         ImageError: for int8, a validation image that cannot be decoded.
     """
@@ -56,12 +67,18 @@ def export_model(workspace: Workspace, model: Path, *, precision: Precision = "f
     detector = load_detector(path, device="cpu")
     if precision == "int8":
         detector.checkpoint.check_classes(workspace.classes)
+    rejection_of(path, reject, classes=len(detector.checkpoint.classes))
     tolerance = TOLERANCES[precision]
     network = DeployedModel(detector.model.to(memory_format=torch.contiguous_format))
     images = golden_candidates(workspace, detector.checkpoint)
     golden = golden_of(network, images, tolerance)
     description = describe(
-        detector.checkpoint, model, precision=precision, golden_images=len(golden), tools=tools
+        detector.checkpoint,
+        model,
+        precision=precision,
+        golden_images=len(golden),
+        reject=reject,
+        tools=tools,
     )
 
     def fill(folder: Path) -> None:

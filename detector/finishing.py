@@ -16,6 +16,7 @@ from wafer.datasets.runs import MODEL_FILE, Run, versions
 from wafer.datasets.workspace import Workspace
 from wafer.detector.architecture import build_model, fill_model
 from wafer.detector.exporting import export_model
+from wafer.detector.knowing import known_tensors
 from wafer.detector.plan import TrainingPlan
 from wafer.detector.prediction import Scored, score_samples
 from wafer.detector.trainer import BEST, LAST, STATE
@@ -24,6 +25,7 @@ from wafer.evaluation.calibration import fit_platt, killer_escape_limit
 from wafer.evaluation.detection import average_precision
 from wafer.weights.checkpoint import save_checkpoint
 from wafer.weights.decision_rule import DecisionRule
+from wafer.weights.loading import Tensors
 
 __all__ = ["finish_run", "fit_decision"]
 
@@ -46,7 +48,8 @@ def finish_run(
         workspace: the images.
         plan: what was trained.
         val: validation images.
-        bundle: make a bundle too, among the models of the workspace.
+        bundle: make a bundle too, among the models of the workspace, and keep what it takes to tell
+            images of no class.
 
     Returns:
         mAP50 and mAP50-95 on val; None where val has no box.
@@ -67,15 +70,27 @@ def finish_run(
             image_size=arguments["imgsz"],
         )
     )
+    rule = fit_decision(val, scored, classes=workspace.classes)
+    known: Tensors = {}
+    if bundle:
+        known = known_tensors(
+            model,
+            plan,
+            val,
+            workspace=workspace,
+            image_size=arguments["imgsz"],
+            rule=rule,
+            seed=arguments["seed"],
+        )
     save_checkpoint(
         run.folder / MODEL_FILE,
-        model.state_dict(),
+        {**model.state_dict(), **known},
         architecture=plan.architecture,
         classes=workspace.classes,
         image_size=arguments["imgsz"],
         channels=plan.channels,
         white_level=plan.white_level,
-        decision=fit_decision(val, scored, classes=workspace.classes),
+        decision=rule,
         dataset_hash=record["dataset_hash"],
         training=arguments,
         versions=versions(),

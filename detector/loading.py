@@ -18,6 +18,7 @@ from wafer.inference.deciding import decision_of
 from wafer.inference.devices import torch_device
 from wafer.inference.records import Predictor
 from wafer.inference.registry import named_bundle
+from wafer.inference.rejecting import network_tensors
 from wafer.weights.checkpoint import Checkpoint, read_checkpoint
 from wafer.weights.manifest import shipped
 
@@ -99,7 +100,7 @@ def load_detector(path: Path, *, device: str = "auto") -> Detector:
         names=checkpoint.classes.detector_names,
         channels=checkpoint.channels,
     )
-    fill_model(model, checkpoint.tensors)
+    fill_model(model, network_tensors(checkpoint.tensors))
     target = torch_device(device)
     model = model.eval().fuse(verbose=False).to(target)
     if target.type == "cpu":

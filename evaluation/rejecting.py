@@ -7,7 +7,7 @@ judged by itself, so no decision depends on the other images of its batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
@@ -54,34 +54,50 @@ SMALLEST = 1e-30  # below it a probability in float32 loses its digits
 
 Floats = NDArray[np.floating]
 Labels = NDArray[np.int64]
-Score = Callable[[Floats, Floats], float]
-"""Of one image, from its probabilities, shape (classes,), and features: the larger, the less
-known."""
+Score = Callable[[float, Floats, Floats], float]
+"""Of one image, from the confidence of its answer, its scores, shape (classes,), and its features:
+the larger, the less known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What a model gave for some images.
 
-    ``probabilities`` is calibrated, shape (N, classes); ``features`` have length 1, shape
-    (N, features).
+    ``answered`` are positions of the classes that it answered, ``confidence`` belongs to these
+    answers, both of shape (N,). ``scores`` has shape (N, classes): calibrated probabilities of a
+    classifier, scores of a detector. ``features`` have length 1, shape (N, features).
     """
 
-    probabilities: NDArray[np.float32]
+    answered: Labels
+    confidence: NDArray[np.float64]
+    scores: NDArray[np.float32]
     features: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, probabilities: Floats, features: Floats) -> Seen:
+        """Return what a classifier gave: its answer is the most probable class."""
+        single = probabilities.astype(np.float32)
+        return cls(
+            answered=single.argmax(axis=1),
+            confidence=single.max(axis=1).astype(np.float64),
+            scores=single,
+            features=features.astype(np.float32),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
     """What is kept of training images, and the thresholds that follow from validation images.
 
-    ``labels`` are positions of their true classes, shape (N,); ``thresholds`` has for each method
-    the score of each class above which an answer is rejected, shape (classes,), infinite where
-    there were too few validation images to reject any.
+    ``labels`` are positions of their true classes, shape (N,), ``features`` and ``scores`` as in
+    ``Seen``; ``thresholds`` has for each method that the model offers the score of each class above
+    which an answer is rejected, shape (classes,), infinite where there were too few validation
+    images to reject any.
     """
 
-    seen: Seen
     labels: Labels
+    features: NDArray[np.float32]
+    scores: NDArray[np.float32]
     thresholds: Mapping[Method, NDArray[np.float64]]
 
 
@@ -93,9 +109,7 @@ class Rejection:
     thresholds: NDArray[np.float64]
     score: Score
 
-    def judge(
-        self, answer: Answer, probabilities: Floats, features: Floats, *, label: int
-    ) -> Answer:
+    def judge(self, answer: Answer, scores: Floats, features: Floats, *, label: int) -> Answer:
         """Return the answer, ``unknown`` where the image is unlike the images of any class.
 
         It never makes an answer automatic that was not, so an automatic "no defect" keeps obeying
@@ -103,11 +117,11 @@ class Rejection:
 
         Args:
             answer: about the image.
-            probabilities: shape (classes,).
+            scores: of the classes, shape (classes,).
             features: shape (features,).
             label: position of the answered class.
         """
-        if self.score(probabilities, features) <= self.thresholds[label]:
+        if self.score(answer.confidence, scores, features) <= self.thresholds[label]:
             return answer
         return answer._replace(decision="unknown", reason=UNKNOWN_REASON)
 
@@ -127,7 +141,15 @@ def kept_images(labels: Labels, *, seed: int) -> Labels:
     return np.sort(np.concatenate(parts))
 
 
-def fit_known(train: Seen, labels: Labels, *, val: Seen, level: float = LEVEL) -> Known:
+def fit_known(
+    train: Seen,
+    labels: Labels,
+    *,
+    val: Seen,
+    classes: int,
+    methods: Sequence[Method] = METHODS,
+    level: float = LEVEL,
+) -> Known:
     """Keep what is needed to tell unknown images, and fit the thresholds of all methods.
 
     Args:
@@ -135,24 +157,24 @@ def fit_known(train: Seen, labels: Labels, *, val: Seen, level: float = LEVEL) -
         labels: positions of their true classes, shape (N,).
         val: images that were not trained on; the class that is answered decides whose threshold
             they help to find.
+        classes: how many there are.
+        methods: those the model offers; OpenMax wants probabilities.
         level: share of them that may be rejected.
 
     Raises:
-        ValueError: probabilities or features that are no numbers.
+        ValueError: scores or features that are no numbers.
     """
     for seen in (train, val):
-        if not (np.isfinite(seen.probabilities).all() and np.isfinite(seen.features).all()):
-            raise ValueError("the model gives features or probabilities that are no numbers")
+        if not (np.isfinite(seen.scores).all() and np.isfinite(seen.features).all()):
+            raise ValueError("the model gives features or scores that are no numbers")
     # As they are stored, so that a score is the same when they are read again.
     features = train.features.astype(np.float16).astype(np.float32)
-    known = Known(seen=replace(train, features=features), labels=labels, thresholds={})
-    answered = val.probabilities.argmax(axis=1)
-    classes = val.probabilities.shape[1]
+    known = Known(labels=labels, features=features, scores=train.scores, thresholds={})
     thresholds = {
         method: fit_conformal(
-            scores_by(method, known, val), answered, classes=classes, level=level
+            scores_by(method, known, val), val.answered, classes=classes, level=level
         ).thresholds(level)
-        for method in METHODS
+        for method in methods
     }
     return replace(known, thresholds=thresholds)
 
@@ -167,8 +189,8 @@ def rejection_by(method: Method, known: Known) -> Rejection:
 def scores_by(method: Method, known: Known, seen: Seen) -> NDArray[np.float64]:
     """Return the score of each image, shape (N,): the larger, the less known."""
     score = _score_by(method, known)
-    pairs = zip(seen.probabilities, seen.features, strict=True)
-    return np.array([score(probabilities, features) for probabilities, features in pairs])
+    rows = zip(seen.confidence.tolist(), seen.scores, seen.features, strict=True)
+    return np.array([score(*row) for row in rows])
 
 
 def few_images(known: Known) -> tuple[int, ...]:
@@ -184,30 +206,32 @@ def _score_by(method: Method, known: Known) -> Score:
         case "openmax":
             return partial(_doubt, _openmax(known))
         case "nn":
-            return partial(_far, unit_length(known.seen.features).astype(np.float32))
+            return partial(_far, unit_length(known.features).astype(np.float32))
         case "mahalanobis":
-            features = known.seen.features.astype(np.float64)
+            features = unit_length(known.features)
             return partial(_outlying, fit_relative_mahalanobis(features, known.labels))
 
 
-def _improbable(probabilities: Floats, _: Floats) -> float:
-    return 1 - float(probabilities.max())
+def _improbable(confidence: float, _scores: Floats, _features: Floats) -> float:
+    return 1 - confidence
 
 
-def _doubt(fitted: OpenMax, probabilities: Floats, _: Floats) -> float:
-    return float(fitted.probabilities(_activations(probabilities[None]))[0, -1])
+def _doubt(fitted: OpenMax, _confidence: float, scores: Floats, _features: Floats) -> float:
+    return float(fitted.probabilities(_activations(scores[None]))[0, -1])
 
 
-def _far(known: Floats, _: Floats, features: Floats) -> float:
+def _far(known: Floats, _confidence: float, _scores: Floats, features: Floats) -> float:
     return 1 - float((known @ unit_length(features[None])[0].astype(np.float32)).max())
 
 
-def _outlying(fitted: RelativeMahalanobis, _: Floats, features: Floats) -> float:
-    return float(fitted.distance(features[None].astype(np.float64))[0])
+def _outlying(
+    fitted: RelativeMahalanobis, _confidence: float, _scores: Floats, features: Floats
+) -> float:
+    return float(fitted.distance(unit_length(features[None]))[0])
 
 
 def _openmax(known: Known) -> OpenMax:
-    activations = _activations(known.seen.probabilities)
+    activations = _activations(known.scores)
     return fit_openmax(activations, known.labels, ranks=min(RANKS, activations.shape[1]))
 
 

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from wafer.datasets.errors import WeightsError
-from wafer.evaluation.rejecting import METHODS, Known, Method, Rejection, Seen, rejection_by
+from wafer.evaluation.rejecting import METHODS, Known, Method, Rejection, rejection_by
 
-__all__ = ["KNOWN", "known_arrays", "reject_method", "rejection_of"]
+__all__ = ["KNOWN", "known_arrays", "network_tensors", "reject_method", "rejection_of"]
 
 KNOWN = "known."
 """First part of the names of these tensors; no network has a layer of this name."""
 NEVER = "none"
 
+Tensor = TypeVar("Tensor")
+
 
 def known_arrays(known: Known) -> Mapping[str, NDArray[np.generic]]:
     """Return what is kept as arrays by name, to be read by `rejection_of`."""
     arrays: dict[str, NDArray[np.generic]] = {
-        "features": known.seen.features.astype(np.float16),
-        "probabilities": known.seen.probabilities.astype(np.float32),
+        "features": known.features.astype(np.float16),
+        "scores": known.scores.astype(np.float32),
         "labels": known.labels.astype(np.int64),
-        **{f"thresholds.{method}": known.thresholds[method] for method in METHODS},
+        **{f"thresholds.{method}": limits for method, limits in known.thresholds.items()},
     }
     return {KNOWN + name: array for name, array in arrays.items()}
+
+
+def network_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a model file without what it keeps of known images."""
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(KNOWN)}
 
 
 def reject_method(given: str | None, stored: Method | None) -> Method | None:
@@ -56,7 +64,8 @@ def rejection_of(path: Path, method: Method | None, *, classes: int) -> Rejectio
         classes: number of classes of its table.
 
     Raises:
-        WeightsError: the file keeps nothing of known images, or something else.
+        WeightsError: the file keeps nothing of known images, nothing for this method, or something
+            else.
     """
     if method is None:
         return None
@@ -65,22 +74,24 @@ def rejection_of(path: Path, method: Method | None, *, classes: int) -> Rejectio
             names = list(file.keys())
             kept = {name: file.get_tensor(name) for name in names if name.startswith(KNOWN)}
         known = Known(
-            seen=Seen(
-                probabilities=kept[f"{KNOWN}probabilities"],
-                features=kept[f"{KNOWN}features"].astype(np.float32),
-            ),
             labels=kept[f"{KNOWN}labels"],
-            thresholds={each: kept[f"{KNOWN}thresholds.{each}"] for each in METHODS},
+            features=kept[f"{KNOWN}features"].astype(np.float32),
+            scores=kept[f"{KNOWN}scores"],
+            thresholds={method: kept[f"{KNOWN}thresholds.{method}"]},
         )
     except KeyError as error:
         raise WeightsError(
-            f"{path}: this model keeps nothing to tell unknown images by, as classifiers of this "
-            f"wafer do; leave out --reject {method}, or train one"
+            f"{path}: this model keeps nothing to tell unknown images by with {method}; train it "
+            f"again, or leave out --reject {method} (a detector offers all but openmax)"
         ) from error
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path} cannot be read ({error}); copy it again") from error
     number = len(known.labels)
-    shapes = [known.seen.probabilities.shape, known.seen.features.shape[:1]]
-    if shapes != [(number, classes), (number,)] or known.thresholds[method].shape != (classes,):
+    shapes = [known.scores.shape[:1], known.features.shape[:1]]
+    if (
+        shapes != [(number,)] * 2
+        or known.features.ndim != 2
+        or known.thresholds[method].shape != (classes,)
+    ):
         raise WeightsError(f"{path}: what it keeps of known images is damaged; train it again")
     return rejection_by(method, known)

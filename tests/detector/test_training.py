@@ -15,13 +15,16 @@ import pytest
 import torch
 
 from wafer.datasets.errors import DataError, TrainingError, WeightsError
-from wafer.datasets.runs import Run
+from wafer.datasets.runs import MODEL_FILE, Run
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
+from wafer.detector.architecture import build_model, start_from
 from wafer.detector.draws import read_draws
+from wafer.detector.knowing import METHODS
 from wafer.detector.trainer import WaferTrainer
 from wafer.detector.training import train_detector
-from wafer.inference.bundle import open_bundle
+from wafer.inference.bundle import WEIGHTS, open_bundle
+from wafer.inference.rejecting import network_tensors, rejection_of
 from wafer.weights.checkpoint import read_checkpoint
 from wafer.weights.manifest import shipped
 
@@ -48,7 +51,7 @@ def workspace(made: Path, tmp_path: Path) -> Workspace:
 
 
 def tensors_of(run: Path) -> dict[str, torch.Tensor]:
-    return dict(read_checkpoint(run / "weights" / "best.safetensors").tensors)
+    return network_tensors(read_checkpoint(run / "weights" / "best.safetensors").tensors)
 
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
@@ -101,7 +104,7 @@ def test_a_training_ends_with_a_bundle_that_classifies_without_torch(workspace: 
     assert folder.resolve().parent == workspace.models
     assert bundle.description.metrics == trained.metrics
     assert bundle.description.precision == "f32"
-    for named in ([], ["--weights", str(trained.folder), "--force"]):
+    for named in ([], ["--weights", str(trained.folder), "--force", "--reject", "nn"]):
         out = subprocess.run(
             [sys.executable, "-P", "-c", WITHOUT_TORCH, *named],
             cwd=workspace.root,
@@ -113,6 +116,15 @@ def test_a_training_ends_with_a_bundle_that_classifies_without_torch(workspace: 
         assert out.stdout.splitlines() == ["p.csv", "set()"]
         with (workspace.root / "p.csv").open() as handle:
             assert {row["model"] for row in csv.DictReader(handle)} == {bundle.label}
+    classes = len(workspace.classes)
+    for method in METHODS:
+        rejection = rejection_of(bundle.folder / WEIGHTS, method, classes=classes)
+        assert rejection is not None
+        assert rejection.thresholds.shape == (classes,)
+    with pytest.raises(WeightsError, match="a detector offers all but openmax"):
+        bundle.rejection("openmax")
+    start = build_model("yolov5n", names=workspace.classes.detector_names, channels=1)
+    assert start_from(start, trained.folder / MODEL_FILE).skipped == {}
     shutil.rmtree(folder)  # then the model of the run is what there is
     assert Run(trained.folder).bundle is None
 

@@ -1,7 +1,6 @@
 """The decision `unknown`: each image by itself, each class by its threshold, never more auto."""
 
 import pickle
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,22 +35,26 @@ def images(number: int, *, seed: int, labels: np.ndarray | None = None) -> tuple
 
 def seen(logits: np.ndarray, features: np.ndarray) -> Seen:
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    return Seen(
-        probabilities=softmax(logits, axis=1).astype(np.float32), features=unit.astype(np.float32)
-    )
+    return Seen.of(softmax(logits, axis=1), unit)
 
 
 @pytest.fixture(scope="module")
 def known() -> Known:
     (train, labels), (val, _) = images(120, seed=1), images(150, seed=2)
-    return fit_known(train, labels, val=val)
+    return fit_known(train, labels, val=val, classes=CLASSES)
 
 
 def answers(rejection: Rejection, shown: Seen) -> list[Answer]:
     return [
-        rejection.judge(Answer("x", None, 0.9, "auto", ""), p, f, label=int(p.argmax()))
-        for p, f in zip(shown.probabilities, shown.features, strict=True)
+        rejection.judge(Answer("x", None, confidence, "auto", ""), scores, features, label=label)
+        for label, confidence, scores, features in zip(
+            shown.answered, shown.confidence, shown.scores, shown.features, strict=True
+        )
     ]
+
+
+def only(shown: Seen, some: slice) -> Seen:
+    return Seen.of(shown.scores[some], shown.features[some])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -71,15 +74,8 @@ def test_few_known_images_are_rejected_and_most_of_a_new_class(
 def test_no_score_depends_on_the_other_images_of_its_batch(known: Known, method: Method) -> None:
     shown, _ = images(6, seed=5)
     together = scores_by(method, known, shown)
-    alone = [
-        scores_by(method, known, Seen(probabilities=p[None], features=f[None]))[0]
-        for p, f in zip(shown.probabilities, shown.features, strict=True)
-    ]
-    backwards = scores_by(
-        method,
-        known,
-        Seen(probabilities=shown.probabilities[::-1], features=shown.features[::-1]),
-    )
+    alone = [scores_by(method, known, only(shown, slice(i, i + 1)))[0] for i in range(6)]
+    backwards = scores_by(method, known, only(shown, slice(None, None, -1)))
     assert together.tolist() == alone == backwards[::-1].tolist()
 
 
@@ -90,11 +86,11 @@ def test_a_threshold_is_where_the_p_value_of_its_class_reaches_the_level(
     (val, _), (shown, _) = images(150, seed=2), images(300, seed=6)
     fitted = fit_conformal(
         scores_by(method, known, val),
-        val.probabilities.argmax(axis=1),
+        val.answered,
         classes=CLASSES,
         level=0.05,
     )
-    usual = fitted.p_values(scores_by(method, known, shown), shown.probabilities.argmax(axis=1))
+    usual = fitted.p_values(scores_by(method, known, shown), shown.answered)
     rejected = [a.decision == "unknown" for a in answers(rejection_by(method, known), shown)]
     assert rejected == (usual <= 0.05).tolist()
     assert any(rejected)
@@ -102,7 +98,7 @@ def test_a_threshold_is_where_the_p_value_of_its_class_reaches_the_level(
 
 def test_the_nearest_neighbour_is_that_of_the_plain_formula(known: Known) -> None:
     shown, _ = images(20, seed=7)
-    wanted = nearest_distance(known.seen.features.astype(float), shown.features.astype(float))
+    wanted = nearest_distance(known.features.astype(float), shown.features.astype(float))
     np.testing.assert_allclose(scores_by("nn", known, shown), wanted, atol=1e-6)
 
 
@@ -112,16 +108,16 @@ def test_too_few_validation_images_reject_nothing() -> None:
         images(18, seed=2),
         images(9, seed=3, labels=np.full(9, 7)),
     )
-    few = fit_known(train, labels, val=val)
+    few = fit_known(train, labels, val=val, classes=CLASSES)
     assert all(np.isinf(few.thresholds[method]).all() for method in METHODS)
     assert {answer.decision for answer in answers(rejection_by("nn", few), new)} == {"auto"}
-    enough = fit_known(train, labels, val=images(19, seed=2)[0])
+    enough = fit_known(train, labels, val=images(19, seed=2)[0], classes=CLASSES)
     assert np.isfinite(enough.thresholds["nn"]).all()
 
 
 def test_a_class_of_few_right_images_is_never_doubted_by_openmax() -> None:
     train, labels = images(64, seed=1, labels=np.array([0] * 30 + [1] * 30 + [2] * 4))
-    known = fit_known(train, labels, val=images(60, seed=2)[0])
+    known = fit_known(train, labels, val=images(60, seed=2)[0], classes=CLASSES)
     assert few_images(known) == (2,)
     far = seen(np.array([[0.0, 0.0, 90.0]]), np.eye(FEATURES)[7:8])
     assert scores_by("openmax", known, far)[0] < 1e-9
@@ -129,24 +125,18 @@ def test_a_class_of_few_right_images_is_never_doubted_by_openmax() -> None:
 
 
 def test_an_image_of_one_grey_without_features_is_unlike_all(known: Known) -> None:
-    nothing = Seen(
-        probabilities=np.full((1, CLASSES), 1 / 3, np.float32),
-        features=np.zeros((1, FEATURES), np.float32),
-    )
+    nothing = Seen.of(np.full((1, CLASSES), 1 / 3), np.zeros((1, FEATURES)))
     assert scores_by("nn", known, nothing).tolist() == [1.0]
     assert answers(rejection_by("nn", known), nothing)[0].decision == "unknown"
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_features_that_are_no_numbers_are_never_automatic(known: Known, method: Method) -> None:
-    broken = Seen(
-        probabilities=np.full((1, CLASSES), np.nan, np.float32),
-        features=np.full((1, FEATURES), np.nan, np.float32),
-    )
+    broken = Seen.of(np.full((1, CLASSES), np.nan), np.full((1, FEATURES), np.nan))
     assert answers(rejection_by(method, known), broken)[0].decision == "unknown"
     train, labels = images(60, seed=1)
     with pytest.raises(ValueError, match="no numbers"):
-        fit_known(train, labels, val=replace(broken, probabilities=np.eye(1, CLASSES)))
+        fit_known(train, labels, val=broken, classes=CLASSES)
 
 
 def test_an_answer_is_never_made_automatic(known: Known) -> None:
@@ -154,8 +144,8 @@ def test_an_answer_is_never_made_automatic(known: Known) -> None:
     rejection = rejection_by("nn", known)
     review = Answer("none", None, 0.9, "review", KILLER_REASON)
     decisions = set()
-    for p, f in zip(shown.probabilities, shown.features, strict=True):
-        found = rejection.judge(review, p, f, label=int(p.argmax()))
+    for label, scores, features in zip(shown.answered, shown.scores, shown.features, strict=True):
+        found = rejection.judge(review, scores, features, label=label)
         assert found._replace(decision="review", reason=KILLER_REASON) == review
         decisions.add((found.decision, found.reason))
     assert decisions == {("review", KILLER_REASON), ("unknown", "unlike any class")}

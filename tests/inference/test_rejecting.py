@@ -34,7 +34,7 @@ def given_for(bright: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArra
 
 def seen(bright: NDArray[np.floating]) -> Seen:
     probabilities, features = given_for(bright)
-    return Seen(probabilities=probabilities, features=features)
+    return Seen.of(probabilities, features)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def known() -> Known:
     random = np.random.default_rng(0)
     labels = np.arange(80) % 2
     train, val = (0.1 + 0.8 * labels + random.uniform(-0.05, 0.05, 80) for _ in range(2))
-    return fit_known(seen(train), labels, val=seen(val))
+    return fit_known(seen(train), labels, val=seen(val), classes=2)
 
 
 def write(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> Path:
@@ -92,7 +92,8 @@ def test_scores_are_the_same_after_storing(known: Known, tmp_path: Path, method:
     assert rejection is not None
     shown = seen(np.linspace(0, 1, 7))
     again = [
-        rejection.score(p, f) for p, f in zip(shown.probabilities, shown.features, strict=True)
+        rejection.score(*row)
+        for row in zip(shown.confidence, shown.scores, shown.features, strict=True)
     ]
     assert again == scores_by(method, known, shown).tolist()
     assert rejection.thresholds.tolist() == known.thresholds[method].tolist()
@@ -141,7 +142,7 @@ def test_what_is_missing_or_damaged_is_refused(known: Known, tmp_path: Path) -> 
     for damaged in (
         {"known.labels": np.zeros(3, np.int64)},
         {"known.thresholds.nn": np.zeros(5)},
-        {"known.probabilities": np.zeros((80, 3), np.float32)},
+        {"known.scores": np.zeros((79, 3), np.float32)},
     ):
         write(path, {**arrays, **damaged})
         with pytest.raises(WeightsError, match="damaged; train it again"):

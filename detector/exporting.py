@@ -25,6 +25,7 @@ from wafer.datasets.workspace import Workspace
 from wafer.detector.deployed import DeployedModel, best_boxes, pooled
 from wafer.detector.loading import Detector, choose_model, load_detector
 from wafer.detector.quantising import quantise_network
+from wafer.detector.usual import usual_answers
 from wafer.inference.bundle import (
     DESCRIPTION,
     GOLDEN,
@@ -102,6 +103,7 @@ def export_model(workspace: Workspace, model: Path, *, precision: Precision = "f
         weights_sha256=checkpoint.digest,
         licence=checkpoint.licence,
         provenance=checkpoint.provenance,
+        usual=usual_answers(workspace, detector.predictor, known=golden.features),
     )
 
     def fill(folder: Path) -> None:

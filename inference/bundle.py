@@ -29,6 +29,7 @@ from wafer.inference.deciding import decision_of
 from wafer.inference.golden import Golden, Tolerance, read_golden
 from wafer.inference.preprocess import PADDING
 from wafer.inference.records import Engine, Predictor
+from wafer.inference.tally import Totals
 from wafer.weights.decision_rule import DecisionRule
 
 __all__ = [
@@ -87,7 +88,8 @@ class Description(BaseModel):
 
     ``weights_sha256`` is that of the model file, ``training`` a summary of the training's
     arguments, ``metrics`` what was measured on validation images at its end, ``versions`` those of
-    the tools of training (as ``training``) and of export (as ``export``).
+    the tools of training (as ``training``) and of export (as ``export``). ``usual`` is what the
+    model answers for validation images; None in older bundles, or where there are none.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -111,6 +113,7 @@ class Description(BaseModel):
     weights_sha256: str
     licence: str
     provenance: str
+    usual: Totals | None = None
 
     def to_bytes(self) -> bytes:
         """Return model.json; equal content gives equal bytes."""
@@ -151,6 +154,7 @@ class Bundle:
             image_size=about.image_size,
             colour=about.channels == 3,
             white_level=about.white_level,
+            known=self.golden().features,
         )
 
 

@@ -35,6 +35,7 @@ from wafer.inference.bundle import (
 )
 from wafer.inference.golden import Golden
 from wafer.inference.registry import add_bundle, promote
+from wafer.inference.tally import Totals
 from wafer.weights.decision_rule import DecisionRule
 
 CLASSES = ClassTable(
@@ -89,7 +90,9 @@ def golden(gain: float) -> Golden:
     )
 
 
-def make_bundle(models: Path, *, gain: float, said: float | None = None) -> Bundle:
+def make_bundle(
+    models: Path, *, gain: float, said: float | None = None, usual: Totals | None = None
+) -> Bundle:
     """Return a bundle; ``said`` is the gain of its golden answers, where they are wrong."""
     description = Description(
         architecture="yolov5n",
@@ -109,6 +112,7 @@ def make_bundle(models: Path, *, gain: float, said: float | None = None) -> Bund
         weights_sha256="1" * 64,
         licence="AGPL-3.0-or-later",
         provenance="made in a test",
+        usual=usual,
     )
 
     def fill(folder: Path) -> None:
@@ -201,8 +205,8 @@ class Server:
         finally:
             connection.close()
 
-    def classify(self, body: Any, **more: Any) -> Reply:
-        return self.ask("/v1/classify", body, **more)
+    def classify(self, body: Any, *, path: str = "/v1/classify", **more: Any) -> Reply:
+        return self.ask(path, body, **more)
 
     def send_form(self, files: Sequence[tuple[str, bytes]]) -> Reply:
         parts = [
@@ -298,3 +302,9 @@ def servers(fab: Fab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call
 def shot() -> Callable[..., bytes]:
     """Return what makes an image file."""
     return picture
+
+
+@pytest.fixture(scope="session")
+def bundle_of() -> Callable[..., Bundle]:
+    """Return what makes a bundle."""
+    return make_bundle

@@ -94,7 +94,7 @@ def drift_of(
         text = f"no answer from {reference[0]} to {reference[1]}"
         raise _nothing(log, text, "name other days with --reference")
     totals = {Stream(*key[1:]): tally.totals() for key, tally in usual.tallies.items()}
-    notes = ()
+    notes: tuple[str, ...] = ()
     if reference is None:
         totals, notes = _of_bundles({key[3] for key in found.tallies}, models, weights, found)
     shown = sorted({key[0] for key in found.tallies})[-newest:]

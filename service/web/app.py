@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -67,6 +67,7 @@ Origin = Annotated[
         description="Where the images come from: letters, digits, dots, lines, underscores.",
     ),
 ]
+T = TypeVar("T")
 Admit = Callable[[Request], Awaitable[None]]
 
 
@@ -148,7 +149,9 @@ def _add_answers(
         responses=REFUSALS,
         openapi_extra={"requestBody": BODY},
     )
-    async def classify(request: Request, tool: Origin = "", step: Origin = "") -> dict[str, Any]:
+    async def classify(
+        request: Request, tool: Origin = "", step: Origin = "", all_boxes: bool = False
+    ) -> dict[str, Any]:
         """Return the answer for one image, or those for the files of a form as ``results``."""
         fields = _fields(request)
         given = {"request_id": fields["request_id"], "key": fields.get("key")}
@@ -158,17 +161,19 @@ def _add_answers(
             items = await intake.images(request, held)
             received = time.monotonic() - begin
             answers = await _unless_gone(request, work.answer(items))
+            boxes = await _unless_gone(request, work.boxes(items, answers)) if all_boxes else None
             await auditing.record([{**given, **_record(answer)} for answer in answers])
         total = time.monotonic() - begin
         results = []
-        for answer in answers:
+        for number, answer in enumerate(answers):
             stages = _stages(answer, received, total)
             row = answer.answered.row
             metrics.add_image(row, stages)
             drifting.add(row, tool=tool or given["key"] or "", step=step, digest=answer.digest)
             in_ms = {stage: round(seconds * 1000, 2) for stage, seconds in stages.items()}
             result = answer_of(row, digest=answer.digest)
-            results.append({**result, "latency_ms": in_ms})
+            found = {} if boxes is None else {"boxes": boxes[number]}
+            results.append({**result, **found, "latency_ms": in_ms})
         _note_answers(fields, results)
         if request.headers.get("content-type", "").lower().startswith("multipart/"):
             return {"request_id": _request_id(request), "results": results}
@@ -229,9 +234,7 @@ def _add_page(app: FastAPI) -> None:
         return FileResponse(STATIC / "index.html")
 
 
-async def _unless_gone(
-    request: Request, answering: Coroutine[Any, Any, list[Answer]]
-) -> list[Answer]:
+async def _unless_gone(request: Request, answering: Coroutine[Any, Any, T]) -> T:
     """Return the answers, unless the client goes away first: then no process need look."""
     asked = asyncio.create_task(answering)
     gone = asyncio.create_task(_gone(request))

@@ -1079,6 +1079,64 @@ def audit_verify(
     typer.echo(f"{done.lines} lines, whole; the last has the hash {done.digest}")
 
 
+@app.command()
+def drift(
+    log: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="The audit log; else audit.jsonl of the workspace."),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIRST..LAST",
+            help="Days of the log to compare with, as 2026-01-31; else the bundle's validation "
+            "images.",
+        ),
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, help="So many days, the newest ones.")] = 30,
+    weights: Annotated[
+        Path | None, typer.Option(help="A bundle that lies outside the workspace's models folder.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the report goes; else audit-drift beside the log."),
+    ] = None,
+    as_json: AsJson = False,
+    workspace: Where = None,
+) -> None:
+    """Look whether images and answers have moved: for each day, tool and step, beside the usual.
+
+    Writes a CSV, pictures and a page. The exit code is 1 where the newest day of a tool and step
+    has an alarm.
+    """
+    from rich.console import Console
+
+    from wafer.service.audit import AUDIT
+    from wafer.service.drift.days import days_given, drift_of
+    from wafer.service.drift.report import WIDE, drift_dict, drift_table, write_drift
+
+    place = _workspace_if_any(workspace) if log is not None else _workspace(workspace)
+    path = place.root / AUDIT if log is None else log
+    found = drift_of(
+        path,
+        models=None if place is None else place.models,
+        weights=weights,
+        reference=None if reference is None else days_given(reference),
+        newest=days,
+    )
+    folder = path.with_name(f"{path.stem}-drift") if output is None else output
+    report = write_drift(found, folder, title=f"Drift of {path.resolve().parent.name}")
+    _notes(found.notes)
+    if as_json:
+        typer.echo(json.dumps(drift_dict(found), indent=2))
+    else:
+        console = Console()
+        console.print(drift_table(found, wide=console.width >= WIDE))
+        typer.echo(report)
+    if found.moved:
+        raise typer.Exit(1)
+
+
 @ledger_app.command("verify")
 def ledger_verify(as_json: AsJson = False, workspace: Where = None) -> None:
     """Check that no line of the ledger was changed, lost or moved, and no label file behind it.

@@ -21,6 +21,7 @@ from wafer.inference.exporting import GOLDEN_IMAGES, describe, golden_candidates
 from wafer.inference.golden import Golden, Tolerance
 from wafer.inference.registry import add_bundle
 from wafer.inference.rejecting import rejection_of
+from wafer.inference.usual import usual_answers
 
 __all__ = ["export_classifier"]
 
@@ -76,6 +77,7 @@ def export_classifier(
         boxless=True,
         reject=reject,
         tools={},
+        usual=usual_answers(workspace, classifier.predictor, known=golden.features),
     )
 
     def fill(folder: Path) -> None:

@@ -29,6 +29,7 @@ from wafer.inference.exporting import GOLDEN_IMAGES, describe, golden_candidates
 from wafer.inference.golden import Golden, Tolerance
 from wafer.inference.registry import add_bundle
 from wafer.inference.rejecting import rejection_of
+from wafer.inference.usual import usual_answers
 
 __all__ = ["export_model", "golden_of", "int8_golden"]
 
@@ -79,6 +80,7 @@ def export_model(
         golden_images=len(golden),
         reject=reject,
         tools=tools,
+        usual=usual_answers(workspace, detector.predictor, known=golden.features),
     )
 
     def fill(folder: Path) -> None:

@@ -11,7 +11,7 @@ from wafer.evaluation.records import Detection
 from wafer.inference.records import Row
 from wafer.inference.unfinished import Growing
 
-__all__ = ["BOX_SUFFIXES", "BoxFile"]
+__all__ = ["BOX_SUFFIXES", "BoxFile", "box_values"]
 
 COCO, JSON_LINES = ".json", ".jsonl"
 BOX_SUFFIXES = (COCO, JSON_LINES)
@@ -42,7 +42,7 @@ class BoxFile:
             return "".join(f"\n{_json(each)}," for each in objects).encode()
         line = {
             "image": row.image,
-            "boxes": [self._box(found) for found in row.detections],
+            "boxes": [box_values(found, self._classes) for found in row.detections],
             "error": row.error or None,
             "sha256": row.sha256 or None,
             "model": row.model,
@@ -59,14 +59,16 @@ class BoxFile:
             "score": round(found.score, 6),
         }
 
-    def _box(self, found: Detection) -> dict[str, Any]:
-        corners = zip(("xmin", "ymin", "xmax", "ymax"), found.box.corners, strict=True)
-        return {
-            **{name: round(value, 2) for name, value in corners},
-            "class": found.class_name,
-            "confidence": round(found.score, 6),
-            "class_code": self._classes[found.class_name].code,
-        }
+
+def box_values(found: Detection, classes: ClassTable) -> dict[str, Any]:
+    """Return a box by name: corners with 2 decimals, class, confidence with 6, class code."""
+    corners = zip(("xmin", "ymin", "xmax", "ymax"), found.box.corners, strict=True)
+    return {
+        **{name: round(value, 2) for name, value in corners},
+        "class": found.class_name,
+        "confidence": round(found.score, 6),
+        "class_code": classes[found.class_name].code,
+    }
 
 
 def _json(content: dict[str, Any]) -> str:

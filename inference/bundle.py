@@ -31,6 +31,7 @@ from wafer.inference.golden import Golden, Tolerance, read_golden
 from wafer.inference.preprocess import PADDING
 from wafer.inference.records import Engine, Predictor
 from wafer.inference.rejecting import rejection_of
+from wafer.inference.tally import Totals
 from wafer.weights.decision_rule import DecisionRule
 
 __all__ = [
@@ -90,7 +91,8 @@ class Description(BaseModel):
     ``boxless`` marks a classifier, which names a class for the whole image (`Predictor`).
     ``weights_sha256`` is that of the model file, ``training`` a summary of the training's
     arguments, ``metrics`` what was measured on validation images at its end, ``versions`` those of
-    the tools of training (as ``training``) and of export (as ``export``).
+    the tools of training (as ``training``) and of export (as ``export``). ``usual`` is what the
+    model answers for validation images; None in older bundles, or where there are none.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -115,6 +117,7 @@ class Description(BaseModel):
     weights_sha256: str
     licence: str
     provenance: str
+    usual: Totals | None = None
 
     def to_bytes(self) -> bytes:
         """Return model.json; equal content gives equal bytes."""
@@ -159,6 +162,7 @@ class Bundle:
             white_level=about.white_level,
             boxless=about.boxless,
             reject=self.rejection(about.decision.reject),
+            known=self.golden().features,
         )
 
     def rejection(self, method: Method | None) -> Rejection | None:

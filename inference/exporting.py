@@ -37,6 +37,7 @@ from wafer.inference.bundle import (
 from wafer.inference.engines.onnx_runtime import OUTPUTS
 from wafer.inference.engines.open_vino import onnx_to_openvino
 from wafer.inference.preprocess import letterbox
+from wafer.inference.tally import Totals
 from wafer.weights.checkpoint import Checkpoint
 
 __all__ = ["GOLDEN_IMAGES", "describe", "golden_candidates", "write_networks"]
@@ -83,6 +84,7 @@ def describe(
     boxless: bool = False,
     reject: Method | None = None,
     tools: Mapping[str, str],
+    usual: Totals | None,
 ) -> Description:
     """Return what model.json says.
 
@@ -94,6 +96,7 @@ def describe(
         boxless: it names a class for the whole image.
         reject: the method by which images of no class are told where a command names none.
         tools: of the export, besides those of every export, by name.
+        usual: what the model answers for validation images.
     """
     return Description(
         architecture=checkpoint.architecture,
@@ -114,6 +117,7 @@ def describe(
         weights_sha256=checkpoint.digest,
         licence=checkpoint.licence,
         provenance=checkpoint.provenance,
+        usual=usual,
     )
 
 

@@ -21,6 +21,7 @@ from wafer.datasets.images import MAX_PIXELS, decode_bytes
 from wafer.datasets.records import Box
 from wafer.evaluation.calibration import Answer
 from wafer.evaluation.records import Detection, Prediction
+from wafer.inference.appearance import appearance_of, distance_to_known
 from wafer.inference.occlusion import heat_map
 from wafer.inference.preprocess import Letterboxed, letterbox, to_original
 from wafer.inference.records import Predictor, Row, TopOne
@@ -183,6 +184,10 @@ def _infer(items: Sequence[Prepared], predictor: Predictor) -> Iterator[Row]:
         answer = predictor.decide(score, name, _box(corners, name, item.pixels, predictor))
         if predictor.reject is not None:
             answer = _judged(answer, answers, position, item.name, predictor)
+        appearance = appearance_of(item.pixels)
+        if predictor.known is not None and answers.features is not None:
+            distance = distance_to_known(answers.features[position], predictor.known)
+            appearance = appearance._replace(distance=distance)
         prediction = Prediction(image=item.name, **answer._asdict())
         row = Row(
             image=item.name,
@@ -191,6 +196,7 @@ def _infer(items: Sequence[Prepared], predictor: Predictor) -> Iterator[Row]:
             prediction=prediction,
             class_code=predictor.classes[prediction.class_name].code,
             detections=tuple(_detection(each, item, predictor) for each in found),
+            appearance=appearance,
         )
         if predictor.explain is not None and predictor.explain(row):
             label = int(answers.classes[position])

@@ -15,7 +15,7 @@ from wafer.evaluation.calibration import Answer
 from wafer.evaluation.records import Detection, Prediction
 from wafer.evaluation.rejecting import Rejection
 
-__all__ = ["Decide", "Engine", "Predictor", "Row", "TopOne"]
+__all__ = ["Appearance", "Decide", "Engine", "Predictor", "Row", "TopOne"]
 
 
 class TopOne(NamedTuple):
@@ -45,6 +45,20 @@ class TopOne(NamedTuple):
     ) -> TopOne:
         """Return the answer of a network; the class is that of the highest score."""
         return cls(boxes, scores.argmax(axis=1), scores, features, found)
+
+
+class Appearance(NamedTuple):
+    """How an image looks: brightness, sharpness, and the distance to what the model knows.
+
+    ``brightness`` is the mean in grey levels, 0 to 255; ``sharpness`` the standard deviation of the
+    Laplacian, in grey levels, 0 or more. Both are of the resized image without its padding.
+    ``distance`` is Euclid's between its features and those of the nearest golden image; None where
+    the engine gives no features or nobody said what is known.
+    """
+
+    brightness: float
+    sharpness: float
+    distance: float | None = None
 
 
 class Engine(Protocol):
@@ -77,8 +91,9 @@ class Predictor:
     decoded (`wafer.datasets.images.decode_image`). ``boxless`` marks a model that names a class for
     the whole image and says nothing of where: its scores are of all classes, "no defect" included,
     and only classes whose label is the full frame have a box. ``reject`` tells images of no class;
-    None never does. ``explain`` says of a row whether its
-    heat is wanted; None for no row.
+    None never does. ``explain`` says of a row whether its heat is wanted; None for no row. ``known``
+    are the features of images that the model knows, shape (N, features); None where distances to
+    them are not wanted.
     """
 
     model: str
@@ -91,6 +106,7 @@ class Predictor:
     boxless: bool = False
     reject: Rejection | None = None
     explain: Callable[[Row], bool] | None = None
+    known: NDArray[np.float32] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,6 +122,7 @@ class Row:
     the digest of the file's content (empty where it could not be read), ``model`` the label of
     the model of the run. ``detections`` are all boxes, best first, where the engine gave them;
     ``heat`` says what made the model decide, where that was wanted (`wafer.inference.occlusion`).
+    ``appearance`` is how the image looks, where there is a prediction.
 
     Raises:
         ValueError: both a prediction and an error, or neither.
@@ -119,6 +136,7 @@ class Row:
     error: str = ""
     detections: tuple[Detection, ...] = ()
     heat: NDArray[np.float32] | None = field(default=None, compare=False)
+    appearance: Appearance | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if (self.prediction is None) == (not self.error):

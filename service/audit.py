@@ -10,18 +10,19 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 from wafer.datasets.chain import GENESIS, chained_line, parse_line
 from wafer.datasets.errors import DataError, Fault, WaferError
 from wafer.datasets.files import write_bytes, write_text
 
-__all__ = ["AUDIT", "AuditLog", "Verified", "audit_file", "verify_audit"]
+__all__ = ["AUDIT", "AuditLog", "Verified", "audit_file", "read_audit", "verify_audit"]
 
 AUDIT = "audit.jsonl"
 HEAD_SECONDS = 1.0
@@ -130,6 +131,23 @@ def verify_audit(path: Path) -> Verified:
     Raises:
         DataError: the lines that were, or no such file.
     """
+    number, digest = 0, GENESIS
+    for number, (_, digest) in enumerate(_sound_lines(path), 1):  # noqa: B007
+        pass
+    return Verified(number, digest)
+
+
+def read_audit(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield what each line of a log says; that nothing was changed is known after the last one.
+
+    Raises:
+        DataError: as `verify_audit`, after the last line.
+    """
+    return (values for values, _ in _sound_lines(path))
+
+
+def _sound_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield what each line says, and its hash; raise at the end where some are not sound."""
     if not path.is_file():
         raise DataError([Fault(file=str(path), problem="no such file", remedy="name a log")])
     faults, number, before, hashes_at = [], 0, GENESIS, None
@@ -139,12 +157,13 @@ def verify_audit(path: Path) -> Verified:
             if not line.endswith(b"\n"):  # being written, or left by a kill
                 break
             number += 1
-            problem, digest = _checked(line, number, before)
+            values, problem, before = _checked(line, number, before)
             if problem:
                 faults.append(_fault(path, number, problem))
-            before = digest
+            else:
+                yield values, before
             if head is not None and number == head[0]:
-                hashes_at = digest
+                hashes_at = before
     if head is None and number:
         faults.append(_fault(path, None, f"{_head(path).name} is missing"))
     elif head is not None and head[0] > number:
@@ -153,18 +172,17 @@ def verify_audit(path: Path) -> Verified:
         faults.append(_fault(path, head[0], f"not the line that {_head(path).name} names"))
     if faults:
         raise DataError(faults)
-    return Verified(number, before)
 
 
-def _checked(line: bytes, number: int, before: str) -> tuple[str, str]:
-    """Return what is wrong with a line, empty where nothing is, and its hash."""
+def _checked(line: bytes, number: int, before: str) -> tuple[dict[str, Any], str, str]:
+    """Return what a line says, what is wrong with it, empty where nothing is, and its hash."""
     try:
         values, said, digest = parse_line(line[:-1])
     except (ValueError, TypeError, KeyError):
-        return "changed, or no line of an audit log", ""
+        return {}, "changed, or no line of an audit log", ""
     if values.get("number") != number or (before and said != before):
-        return "it does not follow from the line before", digest
-    return "", digest
+        return {}, "it does not follow from the line before", digest
+    return values, "", digest
 
 
 def _write_all(handle: FileIO, content: bytes) -> None:

@@ -29,7 +29,7 @@ from wafer.service.folder.looking import Found, Looking
 from wafer.service.folder.publishing import Output
 from wafer.service.folder.state import Answer, State, open_state
 from wafer.service.logs import log_as_json
-from wafer.service.models import Served, bundle_to_serve, passed
+from wafer.service.models import Served, bundle_to_serve, first_bundle, passed
 from wafer.service.process import Answered
 
 __all__ = ["Ask", "Done", "Watcher", "watch_folder"]
@@ -79,7 +79,7 @@ def watch_folder(
 
     Args:
         folder: with all that is below it; each folder in it is a lot. Nothing in it is changed.
-        workspace: whose promoted bundle.
+        workspace: whose promoted bundle; see also `first_bundle`.
         weights: a bundle to use instead, whatever is promoted.
         output: where results go, not in the folder; None takes ``<folder>-results`` beside it.
         once: end when all that is there is answered.
@@ -93,13 +93,15 @@ def watch_folder(
     """
     target = folder.with_name(f"{folder.absolute().name}-results") if output is None else output
     _check(folder, target)
-    served = passed(bundle_to_serve(workspace, weights=weights), engine=engine)
+    first = first_bundle(workspace, weights=weights)
+    choose = partial(bundle_to_serve, workspace, weights=weights, instead=first)
+    served = passed(choose(), engine=engine)
     target.mkdir(parents=True, exist_ok=True)
     with _alone(target), open_state(target / STATE) as state, _ending() as ended:
         log_as_json()
         watcher = Watcher(folder, target, state, settle=settle)
         watcher.begin()
-        with closing(_Model(served, workspace, weights, engine)) as model:
+        with closing(_Model(served, choose, engine)) as model:
             while not ended.is_set():
                 try:
                     more = watcher.round(model.ask, ended)
@@ -120,10 +122,8 @@ def watch_folder(
 class _Model:
     """The bundle at work, which a promoted one replaces between two rounds."""
 
-    def __init__(
-        self, served: Served, workspace: Workspace | None, weights: Path | None, engine: str
-    ) -> None:
-        self._choose = partial(bundle_to_serve, workspace, weights=weights)
+    def __init__(self, served: Served, choose: Callable[[], Path], engine: str) -> None:
+        self._choose = choose
         self._engine = engine
         self._looked_at = served.bundle.folder
         self._complaint = ""

@@ -7,18 +7,19 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from wafer.service.answers import answer_of
+from wafer.service.answers import answer_of, appearance_in
 from wafer.service.keys import KeyRing
 from wafer.service.web.auditing import Auditing
+from wafer.service.web.drifting import Drifting
 from wafer.service.web.intake import MAX_IMAGE, MAX_IMAGES, Intake
 from wafer.service.web.metrics import CONTENT_TYPE, Metrics
 from wafer.service.web.rates import Rates
@@ -58,6 +59,15 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     503: {"description": "Loading, ending, or too much to do; Retry-After says when to try again."},
 }
 
+Origin = Annotated[
+    str,
+    Query(
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$",
+        max_length=64,
+        description="Where the images come from: letters, digits, dots, lines, underscores.",
+    ),
+]
+T = TypeVar("T")
 Admit = Callable[[Request], Awaitable[None]]
 
 
@@ -130,6 +140,8 @@ def _add_answers(
     app: FastAPI, work: Work, admit: Admit, auditing: Auditing, metrics: Metrics
 ) -> None:
     intake = Intake()
+    drifting = Drifting(lambda: work.served.bundle)
+    metrics.show(drifting)
 
     @app.post(
         "/v1/classify",
@@ -137,23 +149,32 @@ def _add_answers(
         responses=REFUSALS,
         openapi_extra={"requestBody": BODY},
     )
-    async def classify(request: Request) -> dict[str, Any]:
+    async def classify(
+        request: Request, tool: Origin = "", step: Origin = "", all_boxes: bool = False
+    ) -> dict[str, Any]:
         """Return the answer for one image, or those for the files of a form as ``results``."""
+        fields = _fields(request)
+        given = {"request_id": fields["request_id"], "key": fields.get("key")}
+        given |= {"tool": tool or None, "step": step or None}
         begin = time.monotonic()
         with work.request(), intake.holding() as held:
             items = await intake.images(request, held)
             received = time.monotonic() - begin
             answers = await _unless_gone(request, work.answer(items))
-            await auditing.record([_record(request, answer) for answer in answers])
+            boxes = await _unless_gone(request, work.boxes(items, answers)) if all_boxes else None
+            await auditing.record([{**given, **_record(answer)} for answer in answers])
         total = time.monotonic() - begin
         results = []
-        for answer in answers:
+        for number, answer in enumerate(answers):
             stages = _stages(answer, received, total)
-            metrics.add_image(answer.answered.row, stages)
+            row = answer.answered.row
+            metrics.add_image(row, stages)
+            drifting.add(row, tool=tool or given["key"] or "", step=step, digest=answer.digest)
             in_ms = {stage: round(seconds * 1000, 2) for stage, seconds in stages.items()}
-            result = answer_of(answer.answered.row, digest=answer.digest)
-            results.append({**result, "latency_ms": in_ms})
-        _note_answers(_fields(request), results)
+            result = answer_of(row, digest=answer.digest)
+            found = {} if boxes is None else {"boxes": boxes[number]}
+            results.append({**result, **found, "latency_ms": in_ms})
+        _note_answers(fields, results)
         if request.headers.get("content-type", "").lower().startswith("multipart/"):
             return {"request_id": _request_id(request), "results": results}
         if results[0]["error"]:
@@ -213,9 +234,7 @@ def _add_page(app: FastAPI) -> None:
         return FileResponse(STATIC / "index.html")
 
 
-async def _unless_gone(
-    request: Request, answering: Coroutine[Any, Any, list[Answer]]
-) -> list[Answer]:
+async def _unless_gone(request: Request, answering: Coroutine[Any, Any, T]) -> T:
     """Return the answers, unless the client goes away first: then no process need look."""
     asked = asyncio.create_task(answering)
     gone = asyncio.create_task(_gone(request))
@@ -234,11 +253,10 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _record(request: Request, answer: Answer) -> dict[str, Any]:
+def _record(answer: Answer) -> dict[str, Any]:
     """Return what the audit log keeps of an answer."""
-    fields = _fields(request)
-    given = {"request_id": fields["request_id"], "key": fields.get("key")}
-    return {**given, **answer_of(answer.answered.row, digest=answer.digest)}
+    row = answer.answered.row
+    return {**answer_of(row, digest=answer.digest), **appearance_in(row)}
 
 
 def _stages(answer: Answer, received: float, total: float) -> dict[str, float]:

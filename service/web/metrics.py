@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
 from wafer.inference.records import Row
 
@@ -63,6 +64,10 @@ class Metrics:
     def follow(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Show a number as it is when somebody asks."""
         Gauge(name, text, registry=self._registry).set_function(value)
+
+    def show(self, collector: Collector) -> None:
+        """Show what something else counts."""
+        self._registry.register(collector)
 
     def add_image(self, row: Row, stages: dict[str, float]) -> None:
         """Count an image that was answered, and the seconds of its stages."""

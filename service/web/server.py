@@ -23,7 +23,7 @@ from wafer.inference.workers import core_count
 from wafer.service.audit import AuditLog, audit_file
 from wafer.service.keys import KeyRing, keys_file
 from wafer.service.logs import log_as_json
-from wafer.service.models import Served, bundle_to_serve, passed
+from wafer.service.models import Served, bundle_to_serve, first_bundle, passed
 from wafer.service.web.app import make_app
 from wafer.service.web.auditing import Auditing
 from wafer.service.web.metrics import Metrics
@@ -73,7 +73,7 @@ def plan_server(
     """Check everything that `serve` needs.
 
     Args:
-        workspace: whose promoted bundle and keys.
+        workspace: whose promoted bundle and keys; see also `first_bundle`.
         weights: a bundle to serve instead, whatever is promoted.
         host: the address to listen at; others than this machine's own need a key.
         port: 0 takes any that is free.
@@ -98,7 +98,8 @@ def plan_server(
             f"{host} can be reached by others, and there is no key in {where}; add one with "
             "`wafer serve keys add NAME`, or leave --host out"
         )
-    choose = partial(bundle_to_serve, workspace, weights=weights)
+    first = first_bundle(workspace, weights=weights)
+    choose = partial(bundle_to_serve, workspace, weights=weights, instead=first)
     check = partial(passed, engine=engine)
     return Plan(
         host=host,

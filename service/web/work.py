@@ -9,8 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from wafer.datasets.errors import WaferError
+from wafer.detector.torch_backend import torch_backend
+from wafer.inference.all_boxes import box_values
 from wafer.inference.registry import CURRENT
 from wafer.inference.sources import ImageInput
 from wafer.service.models import Served
@@ -24,6 +27,9 @@ __all__ = ["DRAIN", "Refusal", "Work"]
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 64
+MOST_FOR_BOXES = 32
+SHOWN = 0.25
+"""The score above which a box is one of all boxes, as in `wafer classify --all-boxes`."""
 LOOK = 0.5
 """Seconds between two looks at which bundle is promoted."""
 
@@ -70,6 +76,9 @@ class Work:
         self._metrics = metrics
         self._waiting = Waiting(most=MOST_WAITING, deadline=deadline)
         self._fleet = self._fleet_of(first)
+        self._for_boxes = Waiting(most=MOST_FOR_BOXES, deadline=deadline)
+        self._boxes: Fleet | None = None
+        self._opening_boxes = asyncio.Lock()
         self._starts = 0
         self._requests = 0
         self.since = ""
@@ -125,11 +134,48 @@ class Work:
         Raises:
             Refused: 503, there is no place for them, or their deadline has passed.
         """
-        jobs = self._waiting.put(items)
+        return await _answered(self._waiting, items)
+
+    async def boxes(
+        self, items: Sequence[ImageInput], answers: Sequence[Answer]
+    ) -> list[list[dict[str, Any]]]:
+        """Return all boxes of images that were answered, as `wafer classify --all-boxes` does.
+
+        They come from the bundle's weights on torch, in float32, in one process that is started
+        when it is first wanted: engines give the best box alone.
+
+        Raises:
+            Refused: 503, as `answer`; also where torch cannot open the weights, or the answers are
+                of a bundle that is no longer at work.
+        """
+        async with self._opening_boxes:
+            fleet = await self._opened_boxes()
+        found = await _answered(self._for_boxes, items)
+        bundle = fleet.served.bundle
+        if any(answer.digest != bundle.digest for answer in (*answers, *found)):
+            raise busy("model", "another model has just taken over; ask again")
+        return [
+            [box_values(box, bundle.classes) for box in answer.answered.row.detections]
+            for answer in found
+        ]
+
+    async def _opened_boxes(self) -> Fleet:
+        """Return the fleet for all boxes, of the bundle at work."""
+        bundle = self.served.bundle
+        if self._boxes is not None and self._boxes.served.bundle.digest == bundle.digest:
+            return self._boxes
+        old, self._boxes = self._boxes, None
+        if old is not None:
+            await old.stop()
+        served = Served(bundle=bundle, backend=torch_backend(above=SHOWN))
+        fleet = Fleet(served, self._for_boxes, processes=1, watch=self._metrics.add_batch)
         try:
-            return await asyncio.gather(*(job.answer for job in jobs))
-        finally:
-            self._waiting.drop(jobs)
+            await fleet.start()
+        except WaferError as error:
+            log.error("no process for all boxes", extra={"fields": {"error": str(error)}})
+            raise busy("model", "all boxes cannot be had of this model") from error
+        self._boxes = fleet
+        return fleet
 
     async def follow(self) -> None:
         """Replace the bundle whenever another one is promoted, until cancelled.
@@ -157,6 +203,8 @@ class Work:
         while self._requests and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.02)
         await self._fleet.stop()
+        if self._boxes is not None:
+            await self._boxes.stop()
 
     async def _change_to(self, folder: Path) -> None:
         if folder == self.served.bundle.folder:
@@ -196,3 +244,12 @@ class Work:
 
     def _fleet_of(self, served: Served) -> Fleet:
         return Fleet(served, self._waiting, processes=self._count, watch=self._metrics.add_batch)
+
+
+async def _answered(waiting: Waiting, items: Sequence[ImageInput]) -> list[Answer]:
+    """Return the answers for images that wait for them."""
+    jobs = waiting.put(items)
+    try:
+        return await asyncio.gather(*(job.answer for job in jobs))
+    finally:
+        waiting.drop(jobs)

@@ -63,7 +63,7 @@ def fab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_readme_has_the_blocks_that_are_run_here() -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     assert "make demo" in README
     assert "make test" in README
 

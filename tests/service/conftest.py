@@ -35,6 +35,7 @@ from wafer.inference.bundle import (
 )
 from wafer.inference.golden import Golden
 from wafer.inference.registry import add_bundle, promote
+from wafer.inference.tally import Totals
 from wafer.weights.decision_rule import DecisionRule
 
 CLASSES = ClassTable(
@@ -89,7 +90,9 @@ def golden(gain: float) -> Golden:
     )
 
 
-def make_bundle(models: Path, *, gain: float, said: float | None = None) -> Bundle:
+def make_bundle(
+    models: Path, *, gain: float, said: float | None = None, usual: Totals | None = None
+) -> Bundle:
     """Return a bundle; ``said`` is the gain of its golden answers, where they are wrong."""
     description = Description(
         architecture="yolov5n",
@@ -109,6 +112,7 @@ def make_bundle(models: Path, *, gain: float, said: float | None = None) -> Bund
         weights_sha256="1" * 64,
         licence="AGPL-3.0-or-later",
         provenance="made in a test",
+        usual=usual,
     )
 
     def fill(folder: Path) -> None:
@@ -201,10 +205,10 @@ class Server:
         finally:
             connection.close()
 
-    def classify(self, body: Any, **more: Any) -> Reply:
-        return self.ask("/v1/classify", body, **more)
+    def classify(self, body: Any, *, path: str = "/v1/classify", **more: Any) -> Reply:
+        return self.ask(path, body, **more)
 
-    def send_form(self, files: Sequence[tuple[str, bytes]]) -> Reply:
+    def send_form(self, files: Sequence[tuple[str, bytes]], *, query: str = "") -> Reply:
         parts = [
             f'--B\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
             "Content-Type: application/octet-stream\r\n\r\n".encode()
@@ -213,7 +217,8 @@ class Server:
             for name, content in files
         ]
         kind = {"content-type": "multipart/form-data; boundary=B"}
-        return self.classify(b"".join(parts) + b"--B--\r\n", headers=kind)
+        body = b"".join(parts) + b"--B--\r\n"
+        return self.classify(body, headers=kind, path=f"/v1/classify{query}")
 
     def until_ready(self) -> None:
         self.until(lambda: self.ask("/readyz").status == 200)
@@ -239,15 +244,18 @@ class Server:
         return self.process.wait(60)
 
 
-def start_server(fab: Fab, log: Path, *options: str) -> Server:
-    command = [WAFER, "serve", "--workspace", str(fab.root), "--port", "0"]
+def start_server(
+    environment: dict[str, str], log: Path, *options: str, folder: Path | None = None
+) -> Server:
+    """Start a server, in a folder where one is given."""
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [*command, "--engine", "onnxruntime", *options],
+            [WAFER, "serve", "--port", "0", "--engine", "onnxruntime", *options],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=fab.environment,
+            env=environment,
+            cwd=folder,
         )
     assert process.stdout is not None
     address = process.stdout.readline().strip()
@@ -283,7 +291,7 @@ def servers(fab: Fab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call
 
     def begin(*options: str) -> Server:
         log = tmp_path_factory.mktemp("log") / "log.jsonl"
-        begun.append(start_server(fab, log, *options))
+        begun.append(start_server(fab.environment, log, "--workspace", str(fab.root), *options))
         return begun[-1]
 
     yield begin
@@ -298,3 +306,15 @@ def servers(fab: Fab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call
 def shot() -> Callable[..., bytes]:
     """Return what makes an image file."""
     return picture
+
+
+@pytest.fixture(scope="session")
+def bundle_of() -> Callable[..., Bundle]:
+    """Return what makes a bundle."""
+    return make_bundle
+
+
+@pytest.fixture(scope="session")
+def start() -> Callable[..., Server]:
+    """Return what starts a server somewhere else."""
+    return start_server

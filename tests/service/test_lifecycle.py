@@ -250,8 +250,9 @@ def test_it_does_not_start_with_what_cannot_work(
         done = CliRunner().invoke(app, given)
         return done.exit_code, done.stderr
 
-    code, text = said()
-    assert (code, "no bundle is promoted here" in text) == (1, True)
+    shutil.copytree(fab.root, "new", ignore=shutil.ignore_patterns("models", "audit*", "keys*"))
+    code, text = said("--workspace", "new")
+    assert (code, "no bundle is promoted here; run" in text) == (1, True)
     code, text = said("--weights", str(fab.workspace.models / "none"))
     assert (code, "no bundle; make one of a model" in text) == (1, True)
     code, text = said("--weights", str(fab.wrong.folder))

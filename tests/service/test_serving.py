@@ -18,7 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from wafer.datasets.images import decode_bytes
 from wafer.detector.classification import classify_images
+from wafer.inference.preprocess import letterbox
+from wafer.service.audit import AUDIT
 from wafer.service.web.fleet import AT_ONCE
 from wafer.service.web.intake import MAX_IMAGE, MAX_IMAGES
 from wafer.service.web.server import MOST_CONNECTIONS
@@ -288,6 +291,27 @@ def test_the_model_and_the_figures_are_told(fab: Any, server: Any, shot: Shot) -
     queued = 'wafer_seconds_count{stage="queue"}'
     assert [after[n] - before.get(n, 0) for n in (spots, refused, queued)] == [1, 1, 1]
     assert after[f'wafer_model{{digest="{fab.first.digest}",model="{fab.first.label}"}}'] == 1
+
+
+def test_where_an_image_comes_from_and_how_it_looks_is_recorded(
+    fab: Any, server: Any, shot: Shot
+) -> None:
+    image = shot(140)
+    said = server.classify(image, path="/v1/classify?tool=sem-1&step=M1").json
+    log = (fab.root / AUDIT).read_text().splitlines()
+    (line,) = [each for each in map(json.loads, log) if each["request_id"] == said["request_id"]]
+    assert (line["tool"], line["step"]) == ("sem-1", "M1")
+    seen = letterbox(decode_bytes(image, "a"), 32).image[4:28]
+    assert line["brightness"] == pytest.approx(seen.mean(), abs=1e-4)
+    assert line["sharpness"] > 1
+    # the nearest golden image has a grey level of 140, the padding of a letterbox one of 114
+    assert line["distance"] == pytest.approx(
+        abs(0.75 * seen.mean() + 0.25 * 114 - 140) / 255, abs=1e-4
+    )
+    assert figures(server)['wafer_today_images{step="M1",tool="sem-1"}'] == 1
+    for odd in ("a b", "%0d%0aX:y", "a" * 65, "../x"):
+        reply = server.classify(image, path=f"/v1/classify?tool={odd.replace(' ', '+')}")
+        assert (reply.status, reply.json["code"]) == (422, "request")
 
 
 def figures(server: Any) -> dict[str, float]:

@@ -34,7 +34,6 @@ __all__ = [
     "Method",
     "Rejection",
     "Seen",
-    "few_images",
     "fit_known",
     "kept_images",
     "rejection_by",
@@ -47,7 +46,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 LEVEL = 0.05
 """Share of the images of known classes that may be rejected."""
 MOST_OF_A_CLASS = 300
-"""So many training images of a class are kept; more cost time and room, and add little."""
+"""So many training images of a class are kept; more cost time and room."""
 UNKNOWN_REASON = "unlike any class"
 
 SMALLEST = 1e-30  # below it a probability in float32 loses its digits
@@ -191,12 +190,6 @@ def scores_by(method: Method, known: Known, seen: Seen) -> NDArray[np.float64]:
     score = _score_by(method, known)
     rows = zip(seen.confidence.tolist(), seen.scores, seen.features, strict=True)
     return np.array([score(*row) for row in rows])
-
-
-def few_images(known: Known) -> tuple[int, ...]:
-    """Return the classes that OpenMax never doubts, for want of right training images."""
-    fitted = _openmax(known)
-    return tuple(int(position) for position in np.flatnonzero(np.isnan(fitted.shape)))
 
 
 def _score_by(method: Method, known: Known) -> Score:

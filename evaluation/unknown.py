@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
-from scipy.stats import weibull_min
 
 __all__ = [
     "RANKS",
@@ -58,6 +56,9 @@ class OpenMax:
         Returns:
             Rows sum to 1. Shape: (N, classes + 1).
         """
+        from scipy.special import softmax
+        from scipy.stats import weibull_min
+
         distances = np.linalg.norm(logits[:, None] - self.means[None], axis=2)
         with np.errstate(invalid="ignore"):
             beyond = np.nan_to_num(weibull_min.cdf(distances, self.shape, scale=self.scale))
@@ -83,6 +84,8 @@ def fit_openmax(logits: Floats, labels: Labels, *, ranks: int = RANKS) -> OpenMa
     Raises:
         ValueError: ``ranks`` out of range.
     """
+    from scipy.stats import weibull_min
+
     classes = logits.shape[1]
     if not 1 <= ranks <= classes:
         raise ValueError(f"ranks must lie between 1 and {classes}, not {ranks}")

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from wafer.datasets.errors import WeightsError
 from wafer.evaluation.rejecting import METHODS, Known, Method, Rejection, rejection_by
 
-__all__ = ["KNOWN", "known_arrays", "network_tensors", "reject_method", "rejection_of"]
+__all__ = ["known_arrays", "network_tensors", "reject_method", "rejection_of"]
 
 KNOWN = "known."
 """First part of the names of these tensors; no network has a layer of this name."""

@@ -42,6 +42,13 @@ def test_a_model_learns_and_answers_alone_as_among_others(
     assert (found.argmax(axis=1) == task.val.labels).mean() > 0.9
     alone = [softmax(network.logits(image[None]), axis=1)[0] for image in task.val.pixels[:6]]
     np.testing.assert_allclose(alone, found[:6], atol=1e-5)
+    logits, features = network.look(task.val.pixels)
+    np.testing.assert_array_equal(logits, network.logits(task.val.pixels))
+    if name == "xgboost":
+        np.testing.assert_array_equal(features, hog_features(task.val.pixels))
+    else:
+        again = features @ tensors["layer.1.weight"].numpy() + tensors["layer.1.bias"].numpy()
+        np.testing.assert_allclose(again, logits, rtol=1e-4, atol=1e-4)
     with pytest.raises(WeightsError, match="answers 3 classes, its table has 4"):
         model.network(tensors, classes=4, **HERE)
 

@@ -13,13 +13,15 @@ from typer.testing import CliRunner
 
 from wafer.classifier.choosing import classifier_meant
 from wafer.classifier.evaluating import evaluate_classifier
-from wafer.classifier.loading import TEMPERATURE, load_classifier
+from wafer.classifier.loading import TEMPERATURE, ClassifierEngine, load_classifier
 from wafer.classifier.training import train_classifier
 from wafer.cli import app
 from wafer.datasets.classes import ClassTable
 from wafer.datasets.errors import DataError, TrainingError, WaferError, WeightsError
 from wafer.datasets.runs import MODEL_FILE, TrainedRun
 from wafer.datasets.workspace import Workspace, open_workspace
+from wafer.inference.occlusion import heat_map
+from wafer.inference.preprocess import letterbox
 from wafer.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 
 
@@ -70,6 +72,9 @@ def test_a_run_leaves_a_model_and_its_record(made: Workspace, trained: TrainedRu
         "learning_rate": 0.005,
         "patience": 10,
         "image_size": 64,
+        "sampler": "proportional",
+        "cutmix": 0.0,
+        "ghost_batch": 0,
         "seed": 0,
         "device": "cpu",
     }
@@ -141,6 +146,9 @@ def test_the_command_line_from_training_to_rows(
         (["--imgsz", "100"], "--imgsz must be a multiple of 32"),
         (["--lr0", "0"], "--lr0 must be above 0"),
         (["--patience", "-1"], "--patience must not be negative"),
+        (["--sampler", "balanced"], "--sampler goes with a network"),
+        (["--cutmix", "0.5"], "--cutmix goes with a network"),
+        (["--ghost-batch", "0"], "--ghost-batch goes with a network"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(
@@ -152,6 +160,22 @@ def test_options_that_do_not_fit_are_one_line(
     assert len(result.stderr.splitlines()) == 1
     assert named in result.stderr
     assert not (workspace.root / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"cutmix": 1.5}, "--cutmix must be from 0 to 1"),
+        ({"cutmix": float("nan")}, "--cutmix must be from 0 to 1"),
+        ({"ghost_batch": 1}, "--ghost-batch must be at least 2 and at most half of --batch"),
+        ({"ghost_batch": 17, "batch": 32}, "--ghost-batch must be at least 2"),
+    ],
+)
+def test_options_of_networks_are_checked(
+    workspace: Workspace, given: dict[str, float], message: str
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        train_classifier(workspace, model="resnet50", pretrained="none", **given)
 
 
 def test_odd_images_get_a_row(trained: TrainedRun, tmp_path: Path) -> None:
@@ -260,3 +284,43 @@ def test_which_model_is_meant(made: Workspace, trained: TrainedRun, tmp_path: Pa
     assert classifier_meant(open_workspace(made.root), weights=None) is not None
     with pytest.raises(WaferError):
         train_classifier(made, model="yolov5n")
+
+
+def test_pictures_show_the_answer_and_what_it_rests_on(
+    trained: TrainedRun, made: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [path.name for path in sorted((made.root / "images").iterdir())[:2]]
+    images = [str(made.root / "images" / name) for name in names]
+    folders = ["--save-images", "marked", "--explain", "why"]
+    done = CliRunner().invoke(
+        app, ["classify", *images, "--weights", str(trained.folder), *folders]
+    )
+    assert done.exit_code == 0, done.output
+    for number, name in enumerate(names, 1):
+        picture = f"{number:06d}_{Path(name).stem}.png"
+        marked, why = (np.asarray(Image.open(Path(d, picture))) for d in ("marked", "why"))
+        assert min(marked.shape[:2]) >= 64
+        assert marked.shape[2] == why.shape[2] == 3
+        below = (slice(-60, -4), slice(4, 60))  # the image, without band and box
+        assert np.ptp(marked[below].astype(int), axis=2).max() < 100
+        assert np.ptp(why[below].astype(int), axis=2).max() > 30
+
+
+def test_occlusion_points_to_what_a_classifier_looks_at() -> None:
+    class Corner:
+        """A network that sees a bright spot in the upper left corner and nothing else."""
+
+        def logits(self, images: np.ndarray, /) -> np.ndarray:
+            bright = images[:, :16, :16].mean(axis=(1, 2)) / 255
+            return np.stack([bright * 8, np.full(len(images), 2.0)], axis=1)
+
+    image = np.full((64, 64), 60, np.uint8)
+    image[:16, :16] = 250
+    engine = ClassifierEngine(Corner(), temperature=1.0)
+    pixels = letterbox(image, 64)
+    score = float(engine.infer(pixels.image[None]).scores[0, 0])
+    heat = heat_map(engine, pixels, label=0, score=score)
+    assert max(np.unravel_index(heat.argmax(), heat.shape)) < 16
+    assert heat[:16, :16].mean() > 0.02
+    assert heat[24:, 24:].max() == 0

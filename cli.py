@@ -722,15 +722,16 @@ def classify(
             from wafer.classifier.classification import classify_with_classifier
 
             _refuse_given(
-                {"--all-boxes": all_boxes, "--min-confidence": min_confidence, "--crops": crops},
+                {
+                    "--all-boxes": all_boxes,
+                    "--min-confidence": min_confidence,
+                    "--save-images": save_images,
+                    "--crops": crops,
+                    "--explain": explain,
+                },
                 "is for detectors, and this model is a classifier",
             )
-            answering = partial(
-                classify_with_classifier,
-                path=classifier,
-                save_images=save_images,
-                explain=explain,
-            )
+            answering = partial(classify_with_classifier, path=classifier)
         done = answering(
             images,
             output=output,

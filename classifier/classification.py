@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,16 +12,13 @@ import torch  # noqa: TID253
 
 from wafer.classifier.loading import load_classifier
 from wafer.datasets.errors import WeightsError
-from wafer.datasets.images import decode_bytes
 from wafer.inference.output import (
     Progress,
     Summary,
     check_output,
     classify_to_file,
     columns_wanted,
-    is_wanted,
 )
-from wafer.inference.pictures import Pictures, check_pictures, draws_by_folder
 from wafer.inference.pipeline import classify
 from wafer.inference.records import Predictor, Row
 from wafer.inference.sources import ImageInput
@@ -42,8 +38,6 @@ def classify_with_classifier(
     device: str = "auto",
     engine: str = "auto",
     where: Sequence[str] = (),
-    save_images: Path | None = None,
-    explain: Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
@@ -58,39 +52,30 @@ def classify_with_classifier(
         device: ``auto``, ``cpu`` or ``cuda:N``.
         engine: ``auto`` or ``torch``: others run bundles, and a classifier has none.
         where: conditions ``COLUMN=VALUE`` on the rows that are written.
-        save_images: a new folder for copies of the images of these rows, with the answer.
-        explain: a new folder for copies that show what made the model decide; slow.
         force: replace ``output`` where it exists.
         progress: called after each row with the rows done and their number.
 
     Raises:
         WeightsError: a damaged model, or an engine that cannot run it.
-        WaferError: the output exists or cannot be written, a folder for pictures that is not empty,
-            or a condition that is none.
+        WaferError: the output exists or cannot be written, or a condition that is none.
         DataError: an argument that means no image.
     """
     check_output(output, force=force)
     wanted = columns_wanted(where)
-    draws = draws_by_folder(annotated=save_images, explained=explain)
-    check_pictures(draws)
     if engine not in ("auto", "torch"):
         raise WeightsError(
             f"--engine {engine} runs bundles, and {path} is a classifier; leave it out"
         )
     classifier = load_classifier(path, device=device)
     log.info("model %s (%s)", classifier.checkpoint.label, path)
-    heat = None if explain is None else partial(is_wanted, where=wanted)
-    predictor = replace(classifier.predictor, explain=heat)
-    decode = partial(decode_bytes, colour=predictor.colour, white_level=predictor.white_level)
     return classify_to_file(
         images,
-        partial(_classify, predictor, batch=batch),
+        partial(_classify, classifier.predictor, batch=batch),
         output,
         model=f"{classifier.checkpoint.digest} on torch {torch.__version__} {device}",
         recursive=recursive,
         batch=batch,
         where=wanted,
-        pictures=Pictures(draws=draws, decode=decode) if draws else None,
         force=force,
         progress=progress,
     )

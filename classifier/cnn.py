@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from wafer.classifier.course import Course, Epoch
 from wafer.classifier.cutmix import cutmix
 from wafer.classifier.ghosts import split_norms
 from wafer.classifier.models import STATE, Images, Logits, Settings, Task
-from wafer.datasets.errors import WeightsError
+from wafer.datasets.errors import TrainingError, WeightsError
 from wafer.datasets.files import atomic_file
 from wafer.inference.devices import torch_device
 from wafer.inference.precision import Precision, faster_precision, use_cores
@@ -344,7 +345,11 @@ def _go_on(
 
 
 def _read_state(task: Task) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(
-        task.folder / STATE, map_location=task.device, weights_only=True
-    )
+    path = task.folder / STATE
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=task.device, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise TrainingError(
+            f"{path} is damaged; remove it, and the same command begins this training anew"
+        ) from error
     return state

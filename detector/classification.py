@@ -29,7 +29,7 @@ from wafer.inference.output import (
     columns_wanted,
     is_wanted,
 )
-from wafer.inference.pictures import Pictures, check_pictures, draws_by_folder
+from wafer.inference.pictures import Draw, Pictures, check_pictures
 from wafer.inference.pipeline import classify
 from wafer.inference.records import Predictor, Row
 from wafer.inference.registry import named_bundle
@@ -108,7 +108,7 @@ def classify_images(
     """
     check_output(output, force=force, boxes=all_boxes)
     wanted = columns_wanted(where)
-    draws = draws_by_folder(annotated=save_images, cut_out=crops, explained=explain)
+    draws = _draws(save_images, crops, explain)
     check_pictures(draws)
     above = _above(all_boxes, min_confidence)
     if above is not None:
@@ -137,6 +137,19 @@ def classify_images(
         force=force,
         progress=progress,
     )
+
+
+def _draws(save_images: Path | None, crops: Path | None, explain: Path | None) -> dict[Path, Draw]:
+    """Return what is drawn, by folder."""
+    folders = [folder for folder in (save_images, crops, explain) if folder is not None]
+    if len(set(folders)) < len(folders):
+        raise WaferError(f"{folders[0]}: one folder for two kinds of pictures; name two")
+    if not folders:
+        return {}
+    from wafer.inference.drawing import annotated, cut_out, explained
+
+    kinds = ((save_images, annotated), (crops, cut_out), (explain, explained))
+    return {folder: draw for folder, draw in kinds if folder is not None}
 
 
 def _above(all_boxes: Path | None, min_confidence: float | None) -> float | None:

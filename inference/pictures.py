@@ -31,16 +31,7 @@ from wafer.inference.sources import ImageInput
 from wafer.inference.unfinished import held
 from wafer.inference.workers import core_count
 
-__all__ = [
-    "Album",
-    "Draw",
-    "Picture",
-    "Pictures",
-    "album",
-    "check_pictures",
-    "draws_by_folder",
-    "plain_name",
-]
+__all__ = ["Album", "Draw", "Picture", "Pictures", "album", "check_pictures", "plain_name"]
 
 MARK = ".unfinished"
 NUMBERED = re.compile(r"(\d{6,})_.*\.png")
@@ -74,29 +65,6 @@ class Pictures:
 
     draws: Mapping[Path, Draw]
     decode: Callable[[bytes, str], Pixels]
-
-
-def draws_by_folder(
-    *, annotated: Path | None = None, cut_out: Path | None = None, explained: Path | None = None
-) -> dict[Path, Draw]:
-    """Return what `wafer.inference.drawing` draws into each folder that is given.
-
-    Raises:
-        WaferError: one folder for two kinds of pictures.
-    """
-    folders = [folder for folder in (annotated, cut_out, explained) if folder is not None]
-    if len(set(folders)) < len(folders):
-        raise WaferError(f"{folders[0]}: one folder for two kinds of pictures; name two")
-    if not folders:
-        return {}
-    from wafer.inference import drawing
-
-    kinds = (
-        (annotated, drawing.annotated),
-        (cut_out, drawing.cut_out),
-        (explained, drawing.explained),
-    )
-    return {folder: draw for folder, draw in kinds if folder is not None}
 
 
 def check_pictures(folders: Iterable[Path]) -> None:

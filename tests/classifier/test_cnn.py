@@ -141,6 +141,17 @@ def test_a_loss_that_is_no_number_ends_the_training(make_task: Callable[..., Tas
         fitted(make_task(classes=3, side=32, epochs=9, learning_rate=1e30), steps_of_ten)
 
 
+def test_a_state_that_was_cut_off_is_named(make_task: Callable[..., Task]) -> None:
+    task = make_task(classes=3, side=32, epochs=1)
+    fitted(task)
+    path = task.folder / STATE
+    whole = path.read_bytes()
+    for cut in (b"", whole[:100], whole[: len(whole) // 2]):
+        path.write_bytes(cut)
+        with pytest.raises(TrainingError, match=r"state\.pt is damaged; remove it"):
+            fitted(task)
+
+
 def test_first_weights_fill_all_but_the_head(tmp_path: Path) -> None:
     source, target = build(classes=7), build(classes=3)
     save_file(source.body.state_dict(), tmp_path / "first.safetensors")

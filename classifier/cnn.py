@@ -22,7 +22,7 @@ from wafer.datasets.errors import TrainingError, WeightsError
 from wafer.datasets.files import atomic_file
 from wafer.inference.devices import torch_device
 from wafer.inference.precision import Precision, faster_precision, use_cores
-from wafer.weights.loading import Tensors, read_tensors
+from wafer.weights.loading import DAMAGED, Tensors, read_tensors
 
 __all__ = [
     "Backbone",
@@ -346,10 +346,11 @@ def _go_on(
 
 def _read_state(task: Task) -> dict[str, Any]:
     path = task.folder / STATE
-    try:
-        state: dict[str, Any] = torch.load(path, map_location=task.device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise TrainingError(
-            f"{path} is damaged; remove it, and the same command begins this training anew"
-        ) from error
+    with path.open("rb") as handle:
+        try:
+            state: dict[str, Any] = torch.load(handle, map_location=task.device, weights_only=True)
+        except (pickle.UnpicklingError, *DAMAGED) as error:
+            raise TrainingError(
+                f"{path} is damaged; remove it, and the same command begins this training anew"
+            ) from error
     return state

@@ -22,7 +22,7 @@ from wafer.weights.sealing import seal
 
 __all__ = ["SOURCES", "Fetched", "Source", "fetch_weights", "source_named"]
 
-CHUNK = 1 << 20
+CHUNK = 1 << 16
 PATIENCE = (10, 60)
 """Seconds to wait for a connection, and for more of a file."""
 

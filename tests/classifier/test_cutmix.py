@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wafer.classifier.cutmix import Boxes, cutmix
@@ -47,7 +47,7 @@ def inside(image: np.ndarray, boxes: Boxes) -> np.ndarray:
 
 
 @given(one=known(), two=known(), seed=st.integers(0, 999))
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_mixed_image_shows_both_known_defects_in_full(one: Boxes, two: Boxes, seed: int) -> None:
     images, shares = pair(one, two, seed=seed)
     if (images[0] == 10).all():  # no piece was found, or the image was its own partner
@@ -59,7 +59,7 @@ def test_a_mixed_image_shows_both_known_defects_in_full(one: Boxes, two: Boxes, 
 
 
 @given(one=known(), seed=st.integers(0, 999))
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_nothing_is_left_of_no_defect_beside_a_known_one(one: Boxes, seed: int) -> None:
     images, shares = pair(one, NONE, seed=seed)
     assert (inside(images[0], one) == 10).all()

@@ -21,7 +21,7 @@ from wafer.datasets.errors import DataError, TrainingError, WaferError, WeightsE
 from wafer.datasets.runs import MODEL_FILE, TrainedRun
 from wafer.datasets.workspace import Workspace, open_workspace
 from wafer.inference.occlusion import heat_map
-from wafer.inference.preprocess import letterbox
+from wafer.inference.preprocess import PADDING, letterbox
 from wafer.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 
 
@@ -291,25 +291,26 @@ def test_which_model_is_meant(made: Workspace, trained: TrainedRun, tmp_path: Pa
 
 def test_occlusion_points_to_what_a_classifier_looks_at() -> None:
     class Corner:
-        """A network that sees a bright spot in the upper left corner and nothing else."""
+        """A network that sees how bright 8 x 8 px in the upper left corner are."""
 
         def logits(self, images: np.ndarray, /) -> np.ndarray:
             return self.look(images)[0]
 
         def look(self, images: np.ndarray, /) -> tuple[np.ndarray, np.ndarray]:
-            bright = images[:, :16, :16].mean(axis=(1, 2)) / 255
-            logits = np.stack([bright * 8, np.full(len(images), 2.0)], axis=1)
+            bright = images[:, :8, :8].mean(axis=(1, 2)) / 255
+            logits = np.stack([bright * 4, np.full(len(images), 2.0)], axis=1)
             return logits, logits.astype(np.float32)
 
     image = np.full((64, 64), 60, np.uint8)
-    image[:16, :16] = 250
+    image[:8, :8] = 250
     engine = ClassifierEngine(Corner(), temperature=1.0)
     pixels = letterbox(image, 64)
     score = float(engine.infer(pixels.image[None]).scores[0, 0])
     heat = heat_map(engine, pixels, label=0, score=score)
-    assert max(np.unravel_index(heat.argmax(), heat.shape)) < 16
-    assert heat[:16, :16].mean() > 0.02
-    assert heat[24:, 24:].max() == 0
+    covered = 1 / (1 + np.exp(2.0 - PADDING / 255 * 4))  # by one grey square of 8 x 8 px
+    np.testing.assert_allclose(heat[:4, :4], score - covered, atol=1e-5)
+    assert heat.max() == heat[0, 0] > 0.4
+    assert heat[12:].max() == heat[:, 12:].max() == 0
 
 
 def test_images_that_show_nothing_can_be_learnt_from(made: Workspace, tmp_path: Path) -> None:

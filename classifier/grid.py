@@ -120,21 +120,21 @@ def _point(workspace: Workspace, search: Run, plan: Plan, watch: Watch) -> Point
     """Return a point of the grid, trained now unless it was before."""
     rate = plan.settings.learning_rate
     failed: dict[str, str] = search.record.get("failed", {})
-    runs = search.folder / "points" / f"lr-{rate:g}"
-    if f"{rate:g}" in failed:
-        return Point(rate, reason=failed[f"{rate:g}"])
+    runs = search.folder / "points" / f"lr-{rate}"
+    if str(rate) in failed:
+        return Point(rate, reason=failed[str(rate)])
     found = newest_finished_run(runs)
     if found is None:
 
         def progress(epoch: int, epochs: int, batch: int, batches: int) -> None:
-            watch(f"lr {rate:g}", (epoch - 1) * batches + batch, epochs * batches)
+            watch(f"lr {rate}", (epoch - 1) * batches + batch, epochs * batches)
 
         try:
             found = Run(run_training(workspace, plan, runs=runs, progress=progress).folder)
         except StorageError:
             raise  # the point stays open, for when there is room
         except TrainingError as error:
-            search.update(failed={**failed, f"{rate:g}": str(error)})
+            search.update(failed={**failed, str(rate): str(error)})
             return Point(rate, reason=str(error))
     return Point(rate, str(found.folder.relative_to(search.folder)), read_epochs(found.folder))
 

@@ -58,8 +58,7 @@ def table_text(points: Sequence[Point]) -> str:
             best = point.best
             numbers = (best.train_loss, best.val_loss, best.val_accuracy)
             figures = [best.epoch, *(f"{value:.6g}" for value in numbers)]
-        rate = f"{point.rate:g}"
-        writer.writerow([rate, status, len(point.epochs), *figures, point.run, point.reason])
+        writer.writerow([point.rate, status, len(point.epochs), *figures, point.run, point.reason])
     return text.getvalue()
 
 

@@ -50,7 +50,7 @@ app = typer.Typer(
 )
 labels_app = typer.Typer(no_args_is_help=True, help="Take in boxes that people drew elsewhere.")
 app.add_typer(labels_app, name="labels")
-weights_app = typer.Typer(no_args_is_help=True, help="List, verify and import model files.")
+weights_app = typer.Typer(no_args_is_help=True, help="List, verify, import and fetch model files.")
 app.add_typer(weights_app, name="weights")
 serve_app = typer.Typer(invoke_without_command=True)
 app.add_typer(serve_app, name="serve")
@@ -458,6 +458,13 @@ def train(
         float | None,
         typer.Option(help="First learning rate; needs --optimizer, but not with a classifier."),
     ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(
+            metavar="lr=RATE,RATE...",
+            help="Train a classifier at each learning rate and keep the one best on validation.",
+        ),
+    ] = None,
     hyp: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="YAML of hyperparameters, such as hyp_evolve.yaml."),
@@ -467,6 +474,25 @@ def train(
         typer.Option(
             help="Stop after so many epochs without a better validation; else 100, or what suits a "
             "classifier."
+        ),
+    ] = None,
+    sampler: Annotated[
+        Literal["proportional", "balanced"] | None,
+        typer.Option(
+            help="How often a network sees each class: as often as there are images of it (the "
+            "default), or all classes alike."
+        ),
+    ] = None,
+    cutmix: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P", help="Probability that an image for a network gets a piece of another."
+        ),
+    ] = None,
+    ghost_batch: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Images over which a network's batch norms take their statistics."
         ),
     ] = None,
     evolve: Annotated[
@@ -488,8 +514,8 @@ def train(
 ) -> None:
     """Train a detector or a classifier on the workspace; killed, the same command goes on.
 
-    A classifier takes --pretrained, --epochs, --batch, --imgsz, --lr0, --patience, --seed and
-    --device.
+    A classifier takes --pretrained, --epochs, --batch, --imgsz, --lr0 or --grid, --patience, --seed
+    and --device; a network also --sampler, --cutmix and --ghost-batch.
 
     With --evolve the result is the best training of an evolution, which is also left in
     runs/evolve with hyp_evolve.yaml; more processes that start the same command join in.
@@ -508,8 +534,11 @@ def train(
             "--evolve": evolve_mode if evolve is None else evolve,
         }
         _refuse_given(only_detectors, f"goes with a detector, not with {model}")
+        if grid is not None:
+            _refuse_given({"--lr0": lr0}, "and --grid exclude each other")
         _train_classifier(
             _workspace(workspace),
+            grid=grid,
             model=model,
             pretrained=_pretrained(pretrained),
             epochs=epochs,
@@ -517,11 +546,19 @@ def train(
             imgsz=imgsz,
             lr0=lr0,
             patience=patience,
+            sampler=sampler,
+            cutmix=cutmix,
+            ghost_batch=ghost_batch,
             seed=seed,
             device=device,
         )
         return
     _refuse_given({"--pretrained": pretrained}, "goes with a classifier; a detector has --weights")
+    _refuse_given(
+        {"--sampler": sampler, "--cutmix": cutmix, "--ghost-batch": ghost_batch},
+        "goes with a classifier, not with a detector",
+    )
+    _refuse_given({"--grid": grid}, "goes with a classifier; a detector has --evolve")
     from wafer.detector.hyperparameters import given_by_user
     from wafer.detector.training import TrainingArguments, train_detector
 
@@ -1215,6 +1252,31 @@ def weights_import(
     typer.echo(done.path)
 
 
+@weights_app.command("fetch")
+def weights_fetch(
+    name: Annotated[
+        Literal["inception_v3", "resnet50", "efficientnet_b3", "efficientnet_b7"],
+        typer.Argument(help="The network whose ImageNet weights are wanted."),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Fetch without asking.")] = False,
+) -> None:
+    """Fetch ImageNet weights that a training starts from; host and size are said first.
+
+    No other command fetches a model. Cut off, the same command goes on.
+    """
+    from wafer.weights.fetching import fetch_weights, source_named
+
+    with _bar("fetching") as progress:
+        done = fetch_weights(
+            source_named(name),
+            confirm=lambda text: _agreed(text, yes, question="Fetch it?"),
+            progress=progress,
+        )
+    if done.before:
+        _note("it was here before; nothing was fetched")
+    typer.echo(done.path)
+
+
 def _workspace(folder: Path | None) -> Any:
     from wafer.datasets.workspace import find_workspace, open_workspace
 
@@ -1246,12 +1308,29 @@ def _refuse_given(options: Mapping[str, object], why: str) -> None:
         raise WaferError(f"{given[0]} {why}; leave it out")
 
 
-def _train_classifier(workspace: Any, **arguments: Any) -> None:
+def _train_classifier(workspace: Any, *, grid: str | None, **arguments: Any) -> None:
     from wafer.classifier.training import train_classifier
 
+    if grid is not None:
+        _search_grid(workspace, grid, **arguments)
+        return
     with _epochs() as progress:
         trained = train_classifier(workspace, progress=progress, **arguments)
     _show_trained(trained)
+
+
+def _search_grid(workspace: Any, grid: str, *, lr0: None, **arguments: Any) -> None:
+    from rich.console import Console
+
+    from wafer.classifier.grid import learning_rates, search_grid
+    from wafer.classifier.grid_outputs import grid_table
+
+    with _bars() as watch:
+        done = search_grid(workspace, learning_rates(grid), watch=watch, **arguments)
+    Console(stderr=True).print(grid_table(done.points))
+    _notes(done.notes)
+    _note(f"table and picture: {done.folder}")
+    typer.echo(done.run)
 
 
 def _show_trained(trained: Any) -> None:
@@ -1270,13 +1349,13 @@ def _roboflow_project(name: str) -> Any:
     return remote
 
 
-def _agreed(text: str, yes: bool) -> bool:
-    """Say what is about to be sent, and ask; no answer at all is a no."""
+def _agreed(text: str, yes: bool, *, question: str = "Send it?") -> bool:
+    """Say what is about to be sent or fetched, and ask; no answer at all is a no."""
     _note(text)
     if yes:
         return True
     try:
-        return typer.confirm("Send it?", err=True)
+        return typer.confirm(question, err=True)
     except click.Abort:
         return False
 

@@ -6,9 +6,9 @@ import cv2  # noqa: TID253 - this module turns and shifts images
 import numpy as np
 from numpy.typing import NDArray
 
-from wafer.classifier.models import Images
+from wafer.classifier.models import Images, Sampler
 
-__all__ = ["augmented", "stratified_batches"]
+__all__ = ["augmented", "drawn_images", "stratified_batches"]
 
 TURN = 15.0
 """Largest rotation in degrees, either way."""
@@ -16,6 +16,38 @@ SHIFT = 0.06
 """Largest translation as a share of the side, either way."""
 BRIGHTNESS = 0.2
 """Grey levels are multiplied by 1 - BRIGHTNESS to 1 + BRIGHTNESS."""
+MOST_REPEATS = 10
+"""How often a balanced epoch shows the same image at most."""
+
+
+def drawn_images(
+    labels: NDArray[np.int64], *, sampler: Sampler, random: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return the images of an epoch.
+
+    ``proportional`` is every image once. ``balanced`` is as many images of each class as a class
+    has on average: of a larger class some, of a smaller one all, several times, but no image more
+    than ten times. How many there are does not depend on chance.
+
+    Args:
+        labels: shape (N,).
+        sampler: ``proportional`` or ``balanced``.
+        random: decides which images of a larger class are drawn.
+
+    Returns:
+        Positions of images, by class.
+    """
+    if sampler == "proportional":
+        return np.arange(len(labels))
+    classes = np.unique(labels)
+    share = -(-len(labels) // len(classes))
+    drawn = []
+    for label in classes:
+        members = np.flatnonzero(labels == label)
+        number = min(share, MOST_REPEATS * len(members))
+        rounds = [random.permutation(members) for _ in range(-(-number // len(members)))]
+        drawn.append(np.concatenate(rounds)[:number])
+    return np.concatenate(drawn)
 
 
 def stratified_batches(

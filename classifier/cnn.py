@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,21 +11,25 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch  # noqa: TID253
+from numpy.typing import NDArray
 
-from wafer.classifier.batches import augmented, stratified_batches
+from wafer.classifier.batches import augmented, drawn_images, stratified_batches
 from wafer.classifier.course import Course, Epoch
+from wafer.classifier.cutmix import cutmix
+from wafer.classifier.ghosts import split_norms
 from wafer.classifier.models import STATE, Features, Images, Logits, Settings, Task
-from wafer.datasets.errors import WeightsError
+from wafer.datasets.errors import TrainingError, WeightsError
 from wafer.datasets.files import atomic_file
 from wafer.inference.devices import torch_device
 from wafer.inference.precision import Precision, faster_precision, use_cores
-from wafer.weights.loading import Tensors, read_tensors
+from wafer.weights.loading import DAMAGED, Tensors, read_tensors
 
 __all__ = [
     "Backbone",
     "Schedule",
     "TorchClassifier",
     "fit_cnn",
+    "last_epoch",
     "one_cycle",
     "read_cnn",
     "steps_of_ten",
@@ -165,8 +170,10 @@ def fit_cnn(task: Task, build: Build, schedule: Schedule, *, name: str) -> Tenso
     backbone = build(classes=task.classes)
     if task.start is not None:
         start_from(backbone, task.start)
+    if task.settings.ghost_batch:
+        split_norms(backbone.body, task.settings.ghost_batch)
     model = _placed(TorchClassifier(backbone), torch_device(task.device))
-    batches = max(1, len(task.train) // task.settings.batch)
+    batches = len(_batches(task, np.random.default_rng(0)))
     optimizer, scheduler = schedule(list(model.parameters()), task.settings, batches)
     course = Course(task.folder, task.settings.patience)
     best = _go_on(task, model, optimizer, scheduler, course)
@@ -181,6 +188,15 @@ def fit_cnn(task: Task, build: Build, schedule: Schedule, *, name: str) -> Tenso
         _save(task, model, optimizer, scheduler, course, best)
     assert best is not None  # there is at least one epoch
     return best
+
+
+def last_epoch(task: Task) -> Tensors:
+    """Return the network after the last epoch of a training that `fit_cnn` has brought to its end.
+
+    It is read from ``STATE`` of the run folder.
+    """
+    model = _read_state(task)["model"]
+    return {name.removeprefix("body."): tensor.cpu() for name, tensor in model.items()}
 
 
 def read_cnn(tensors: Tensors, build: Build, *, classes: int, device: str) -> TorchClassifier:
@@ -231,25 +247,52 @@ def _train_epoch(
     """Return the mean loss; what is drawn depends on the seed and the epoch alone."""
     random = np.random.default_rng((task.seed, epoch))
     torch.manual_seed(int(random.integers(2**31)))  # of dropout
-    batches = stratified_batches(task.train.labels, batch=task.settings.batch, random=random)
+    batches = _batches(task, random)
     model.train()
-    total = 0.0
+    total, shown = 0.0, 0
     for number, chosen in enumerate(batches, 1):
-        images = augmented(task.train.pixels[chosen], task.train.whole_image[chosen], random=random)
-        labels = torch.from_numpy(task.train.labels[chosen]).to(task.device)
-        loss = _loss(model(torch.from_numpy(images).to(task.device)), labels)
+        images, truth = _step(task, chosen, random)
+        found = model(torch.from_numpy(images).to(task.device))
+        loss = _loss(found, torch.from_numpy(truth).to(task.device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         scheduler.step()
         total += float(loss.detach()) * len(chosen)
+        shown += len(chosen)
         if task.progress is not None:
             task.progress(epoch, task.settings.epochs, number, len(batches))
-    return total / len(task.train)
+    return total / shown
 
 
-def _loss(outputs: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-    main, *auxiliary = (torch.nn.functional.cross_entropy(o, labels) for o in outputs)
+def _batches(task: Task, random: np.random.Generator) -> list[NDArray[np.int64]]:
+    labels, settings = task.train.labels, task.settings
+    drawn = drawn_images(labels, sampler=settings.sampler, random=random)
+    batches = stratified_batches(labels[drawn], batch=settings.batch, random=random)
+    return [drawn[batch] for batch in batches]
+
+
+def _step(
+    task: Task, chosen: NDArray[np.int64], random: np.random.Generator
+) -> tuple[Images, NDArray[np.int64] | NDArray[np.float32]]:
+    """Return the images of a step as they are shown, and their labels or shares of classes."""
+    train = task.train
+    pixels, labels, whole = train.pixels[chosen], train.labels[chosen], train.whole_image[chosen]
+    if not task.settings.cutmix:
+        return augmented(pixels, whole, random=random), labels
+    mixed, shares = cutmix(
+        pixels,
+        np.eye(task.classes, dtype=np.float32)[labels],
+        [train.boxes[position] for position in chosen],
+        whole,
+        probability=task.settings.cutmix,
+        random=random,
+    )
+    return augmented(mixed, whole, random=random), shares
+
+
+def _loss(outputs: Sequence[torch.Tensor], truth: torch.Tensor) -> torch.Tensor:
+    main, *auxiliary = (torch.nn.functional.cross_entropy(o, truth) for o in outputs)
     return main + AUXILIARY * sum(auxiliary)
 
 
@@ -307,10 +350,9 @@ def _go_on(
     course: Course,
 ) -> Tensors | None:
     """Return the best weights so far of a training that was killed, all else as it was then."""
-    path = task.folder / STATE
-    if not path.is_file():
+    if not (task.folder / STATE).is_file():
         return None
-    state: dict[str, Any] = torch.load(path, map_location=task.device, weights_only=True)
+    state = _read_state(task)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
@@ -318,3 +360,15 @@ def _go_on(
     course.epochs.extend(Epoch(**epoch) for epoch in state["epochs"])
     best: Tensors = {k: v.cpu() for k, v in state["best"].items()}
     return best
+
+
+def _read_state(task: Task) -> dict[str, Any]:
+    path = task.folder / STATE
+    with path.open("rb") as handle:
+        try:
+            state: dict[str, Any] = torch.load(handle, map_location=task.device, weights_only=True)
+        except (pickle.UnpicklingError, *DAMAGED) as error:
+            raise TrainingError(
+                f"{path} is damaged; remove it, and the same command begins this training anew"
+            ) from error
+    return state

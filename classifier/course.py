@@ -15,7 +15,7 @@ from wafer.datasets.errors import TrainingError
 from wafer.datasets.files import write_text
 from wafer.evaluation.temperature import log_loss
 
-__all__ = ["RESULTS", "Course", "Epoch"]
+__all__ = ["RESULTS", "Course", "Epoch", "read_epochs"]
 
 RESULTS = "results.csv"
 
@@ -85,3 +85,17 @@ class Course:
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" for k, v in asdict(e).items()} for e in self.epochs)
         write_text(self.folder / RESULTS, text.getvalue())
+
+
+def read_epochs(folder: Path) -> tuple[Epoch, ...]:
+    """Return the epochs in ``results.csv`` of a run, as `Course` wrote them."""
+    with (folder / RESULTS).open(encoding="utf-8", newline="") as handle:
+        return tuple(
+            Epoch(
+                int(row["epoch"]),
+                float(row["train_loss"]),
+                float(row["val_loss"]),
+                float(row["val_accuracy"]),
+            )
+            for row in csv.DictReader(handle)
+        )

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wafer.classifier.cutmix import Boxes
+from wafer.datasets.classes import Kind
 from wafer.datasets.errors import DataError, Fault, ImageError, StorageError
 from wafer.datasets.images import decode_image
 from wafer.datasets.records import Sample, Split
 from wafer.datasets.workspace import Workspace, trusted
 from wafer.evaluation.answers import true_classes
 from wafer.inference.pixels import pixel_slots
-from wafer.inference.preprocess import letterbox
+from wafer.inference.preprocess import Letterboxed, letterbox
 
 __all__ = ["Chosen", "LabelledImages", "choose_images", "load_images", "load_pixels"]
 
@@ -41,12 +43,14 @@ class LabelledImages:
 
     ``pixels`` is letterboxed uint8, shape (N, size, size) or (N, size, size, 3); ``labels`` are
     positions in the class table, shape (N,); ``whole_image`` marks classes whose label is the full
-    frame, shape (N,).
+    frame, shape (N,). ``boxes`` are the known defects of each image: without a row where it is
+    known to have none, None where nobody knows; empty where nobody asked.
     """
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     whole_image: NDArray[np.bool_]
+    boxes: Sequence[Boxes | None] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -87,17 +91,32 @@ def load_images(workspace: Workspace, chosen: Chosen, *, image_size: int) -> Lab
     """
     names = workspace.classes.names
     whole = set(workspace.classes.whole_image_names)
+    kinds = [workspace.classes[name].kind for name in chosen.names]
+    boxes: list[Boxes | None] = [None] * len(kinds)
+
+    def place(position: int, image: Letterboxed) -> None:
+        boxes[position] = _known_defects(chosen.samples[position], kinds[position], image)
+
+    images = [sample.image for sample in chosen.samples]
     return LabelledImages(
-        pixels=load_pixels(workspace, [s.image for s in chosen.samples], image_size=image_size),
+        pixels=load_pixels(workspace, images, image_size=image_size, loaded=place),
         labels=np.array([names.index(name) for name in chosen.names], np.int64),
         whole_image=np.array([name in whole for name in chosen.names], np.bool_),
+        boxes=boxes,
     )
 
 
 def load_pixels(
-    workspace: Workspace, images: Sequence[str], *, image_size: int
+    workspace: Workspace,
+    images: Sequence[str],
+    *,
+    image_size: int,
+    loaded: Callable[[int, Letterboxed], None] = lambda position, image: None,
 ) -> NDArray[np.uint8]:
-    """Return the letterboxed images of a workspace, in their order; raises as `load_images`."""
+    """Return the letterboxed images of a workspace, in their order; raises as `load_images`.
+
+    ``loaded`` is called with the position of each image and the image, by several threads.
+    """
     shape = (image_size, image_size, 3) if workspace.colour else (image_size, image_size)
     slots = pixel_slots(len(images), int(np.prod(shape)), folder=workspace.cache / "train")
     if slots is None:
@@ -119,10 +138,22 @@ def load_pixels(
             remedy = "replace the file or set its split to `unused`"
             faults.append(Fault(file=error.path, problem=error.reason, remedy=remedy))
             return
-        pixels[position] = letterbox(image, image_size).image
+        boxed = letterbox(image, image_size)
+        pixels[position] = boxed.image
+        loaded(position, boxed)
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(load, range(len(images))))
     if faults:
         raise DataError(sorted(faults, key=lambda fault: fault.file))
     return pixels
+
+
+def _known_defects(sample: Sample, kind: Kind, image: Letterboxed) -> Boxes | None:
+    if kind == "none":
+        return np.empty((0, 4))
+    if not sample.annotations:
+        return None
+    corners = np.array([annotation.box.corners for annotation in sample.annotations])
+    placed = corners * np.tile(image.scale, 2) + np.tile((image.pad_left, image.pad_top), 2)
+    return np.asarray(placed, np.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ STATE = Path("weights", "state.pt")
 """What a training goes on from after a kill, in the run folder."""
 
 Images = NDArray[np.uint8]
+Sampler = Literal["proportional", "balanced"]
 Logits = NDArray[np.float64]
 Features = NDArray[np.float32]
 
@@ -45,6 +46,11 @@ class Settings:
     images a step (0 for a model that has no steps), ``learning_rate`` the first one, ``patience``
     the epochs without a lower loss on validation after which it stops, ``image_size`` the side of
     the square input in pixels.
+
+    The rest is for networks: ``sampler`` says how often the images of a class come
+    (`drawn_images`), ``cutmix`` is the probability that an image gets a piece of another
+    (`cutmix`), ``ghost_batch`` the images over which a batch norm takes its statistics (0: the
+    batch).
     """
 
     epochs: int
@@ -52,6 +58,9 @@ class Settings:
     learning_rate: float
     patience: int
     image_size: int
+    sampler: Sampler = "proportional"
+    cutmix: float = 0.0
+    ghost_batch: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

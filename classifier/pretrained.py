@@ -1,4 +1,4 @@
-"""Where the ImageNet weights are that a network starts from; nothing is ever fetched."""
+"""Where the ImageNet weights are that a network starts from; nothing is fetched for it."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ def first_weights(model: str, pretrained: Pretrained) -> Path | None:
     found = found or next((place for place in places if place.is_file()), None)
     if found is None:
         raise WeightsError(
-            f"no ImageNet weights of {model} are here; name a file with --pretrained FILE, put it "
-            f"there as {places[0]}, or start from nothing with --pretrained none"
+            f"no ImageNet weights of {model} are here; run `wafer weights fetch {model}`, name a "
+            f"file with --pretrained FILE, put it there as {places[0]}, or start from nothing with "
+            "--pretrained none"
         )
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch  # noqa: TID253
 
+from wafer.classifier.cnn import last_epoch
 from wafer.classifier.exporting import export_classifier
 from wafer.classifier.images import Chosen, LabelledImages, choose_images, load_images
 from wafer.classifier.knowing import known_tensors
 from wafer.classifier.loading import TEMPERATURE, batched_logits
-from wafer.classifier.models import STATE, Logits, Progress, Settings, Task, model_named
+from wafer.classifier.models import STATE, Logits, Progress, Sampler, Settings, Task, model_named
 from wafer.classifier.names import CLASSIFIERS, NETWORKS
 from wafer.classifier.pretrained import Pretrained, first_weights
 from wafer.datasets.classes import ClassTable
@@ -29,13 +30,49 @@ from wafer.evaluation.temperature import fit_temperature, log_loss, probabilitie
 from wafer.inference.devices import torch_device
 from wafer.weights.checkpoint import save_checkpoint
 from wafer.weights.decision_rule import DecisionRule
+from wafer.weights.loading import Tensors
 
-__all__ = ["train_classifier"]
+__all__ = [
+    "LAST_FILE",
+    "Plan",
+    "plan_notes",
+    "plan_training",
+    "run_training",
+    "train_classifier",
+]
+
+LAST_FILE = Path("weights", "last.safetensors")
+"""Where a run folder keeps a network as it was after the last epoch."""
 
 LARGEST_SEED = 2**31
 LIBRARIES = ("scikit-image", "scikit-learn", "timm")
 SMALLEST_SIDE = 32
 SMALLEST_SIDE_OF = {"inception_v3": 96}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A training whose arguments and images have been checked, before any image is decoded."""
+
+    model: str
+    settings: Settings
+    start: Path | None
+    seed: int
+    device: str
+    train: Chosen
+    val: Chosen
+    dataset_hash: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Return all that decides the result, for run.json."""
+        return {
+            "model": self.model,
+            "pretrained": None if self.start is None else sha256_file(self.start),
+            **asdict(self.settings),
+            "seed": self.seed,
+            "device": self.device,
+        }
 
 
 def train_classifier(
@@ -48,6 +85,9 @@ def train_classifier(
     imgsz: int | None = None,
     lr0: float | None = None,
     patience: int | None = None,
+    sampler: Sampler | None = None,
+    cutmix: float | None = None,
+    ghost_batch: int | None = None,
     seed: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
@@ -67,6 +107,10 @@ def train_classifier(
         imgsz: side of the input in pixels, a multiple of 32.
         lr0: first learning rate, above 0 and at most 1.
         patience: stop after so many epochs without a lower loss on val; 0 never stops early.
+        sampler: of a network: how often the images of a class come, see `drawn_images`.
+        cutmix: of a network: probability that an image gets a piece of another, 0 to 1.
+        ghost_batch: of a network: images over which its batch norms take statistics in training, at
+            least 2 and at most half a batch; 0 for the batch.
         seed: decides every random choice.
         device: ``auto``, ``cpu`` or ``cuda:N``.
         progress: called after every batch.
@@ -77,6 +121,41 @@ def train_classifier(
         DataError: faults in the workspace or images that cannot be decoded.
         WeightsError: first weights that are missing or do not fit.
     """
+    plan = plan_training(
+        workspace,
+        model=model,
+        pretrained=pretrained,
+        epochs=epochs,
+        batch=batch,
+        imgsz=imgsz,
+        lr0=lr0,
+        patience=patience,
+        sampler=sampler,
+        cutmix=cutmix,
+        ghost_batch=ghost_batch,
+        seed=seed,
+        device=device,
+    )
+    return run_training(workspace, plan, runs=workspace.runs, bundle=True, progress=progress)
+
+
+def plan_training(
+    workspace: Workspace,
+    *,
+    model: str,
+    pretrained: Pretrained | None = None,
+    epochs: int | None = None,
+    batch: int | None = None,
+    imgsz: int | None = None,
+    lr0: float | None = None,
+    patience: int | None = None,
+    sampler: Sampler | None = None,
+    cutmix: float | None = None,
+    ghost_batch: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> Plan:
+    """Check the arguments and images of a training; arguments and errors as `train_classifier`."""
     if model not in CLASSIFIERS:
         raise TrainingError(
             f"no classifier is called {model!r}; choose one of {', '.join(CLASSIFIERS)}"
@@ -89,54 +168,98 @@ def train_classifier(
         "image_size": imgsz,
         "learning_rate": lr0,
         "patience": patience,
+        **_of_networks(model, sampler=sampler, cutmix=cutmix, ghost_batch=ghost_batch),
     }
     settings = replace(module.SETTINGS, **{k: v for k, v in given.items() if v is not None})
     _check_settings(model, settings, seed, steps=module.SETTINGS.batch > 0)
     samples = workspace.samples()
     train, val = (choose_images(workspace, samples, split) for split in ("train", "val"))
     _check_images(train, val)
-    where = str(torch_device(device))
-    run, resumed = open_run(
-        workspace.runs,
+    return Plan(
         model=model,
-        arguments={
-            "model": model,
-            "pretrained": None if start is None else sha256_file(start),
-            **asdict(settings),
-            "seed": seed,
-            "device": where,
-        },
+        settings=settings,
+        start=start,
+        seed=seed,
+        device=str(torch_device(device)),
+        train=train,
+        val=val,
         dataset_hash=dataset_hash(workspace, [*train.samples, *val.samples]),
+    )
+
+
+def run_training(
+    workspace: Workspace, plan: Plan, *, runs: Path, bundle: bool, progress: Progress | None
+) -> TrainedRun:
+    """Train as planned, in the unfinished run of this plan or a new one; raises as planning does.
+
+    Args:
+        workspace: that of the plan.
+        plan: from `plan_training`.
+        runs: the folder of runs.
+        bundle: whether a bundle is made of a network at the end.
+        progress: called after every batch.
+    """
+    run, resumed = open_run(
+        runs, model=plan.model, arguments=plan.arguments, dataset_hash=plan.dataset_hash
     )
     with locked(run):
         libraries = {name: version(name) for name in LIBRARIES}
         run.update(versions={**run.record["versions"], **libraries})
+        size = plan.settings.image_size
         task = Task(
-            train=load_images(workspace, train, image_size=settings.image_size),
-            val=load_images(workspace, val, image_size=settings.image_size),
+            train=load_images(workspace, plan.train, image_size=size),
+            val=load_images(workspace, plan.val, image_size=size),
             classes=len(workspace.classes),
-            settings=settings,
-            start=start,
-            seed=seed,
-            device=where,
+            settings=plan.settings,
+            start=plan.start,
+            seed=plan.seed,
+            device=plan.device,
             folder=run.folder,
             progress=progress,
         )
-        metrics = _fit(run, task, workspace=workspace)
-    return TrainedRun(run.folder, resumed, metrics, _notes(workspace.classes, train, val))
+        metrics = _fit(run, task, workspace=workspace, bundle=bundle)
+    return TrainedRun(run.folder, resumed, metrics, plan_notes(workspace.classes, plan))
 
 
-def _fit(run: Run, task: Task, *, workspace: Workspace) -> Mapping[str, float | None]:
+def plan_notes(classes: ClassTable, plan: Plan) -> tuple[str, ...]:
+    """Return what a user should know of the images of a training."""
+    texts = []
+    left_out = plan.train.left_out + plan.val.left_out
+    if left_out:
+        texts.append(f"{left_out} images without exactly one known class were left out")
+    for name in classes.names:
+        texts += _class_notes(name, plan.train.counts, plan.val.counts)
+    return tuple(texts)
+
+
+def _fit(run: Run, task: Task, *, workspace: Workspace, bundle: bool) -> Mapping[str, float | None]:
+    name = str(run.record["model"])
+    tensors = model_named(name).fit(task)
+    if name in NETWORKS:
+        _save(run, task, last_epoch(task), LAST_FILE, workspace=workspace)
+    metrics, temperature = _save(run, task, tensors, MODEL_FILE, workspace=workspace)
+    run.update(metrics=metrics, temperature=temperature)
+    if bundle and name in NETWORKS:
+        run.note_bundle(export_classifier(workspace, run.folder).folder)
+    run.update(status="finished")
+    (run.folder / STATE).unlink(missing_ok=True)
+    return metrics
+
+
+def _save(
+    run: Run, task: Task, tensors: Tensors, file: Path, *, workspace: Workspace
+) -> tuple[Mapping[str, float | None], float]:
+    """Write a model file; return its metrics on validation, and the temperature that fits them."""
     record = run.record
     name = str(record["model"])
-    model = model_named(name)
     channels = 3 if workspace.colour else 1
-    tensors = model.fit(task)
-    network = model.network(tensors, classes=task.classes, channels=channels, device=task.device)
+    network = model_named(name).network(
+        tensors, classes=task.classes, channels=channels, device=task.device
+    )
     logits = batched_logits(network, task.val.pixels)
     temperature = fit_temperature(logits, task.val.labels)
     save_checkpoint(
-        run.folder / MODEL_FILE,
+        run.folder / file,
         {
             **tensors,
             TEMPERATURE: torch.tensor([temperature]),
@@ -156,12 +279,7 @@ def _fit(run: Run, task: Task, *, workspace: Workspace) -> Mapping[str, float | 
         "accuracy": float((logits.argmax(axis=1) == task.val.labels).mean()),
         "log_loss": log_loss(logits / temperature, task.val.labels),
     }
-    run.update(metrics=metrics, temperature=temperature)
-    if name in NETWORKS:
-        run.note_bundle(export_classifier(workspace, run.folder).folder)
-    run.update(status="finished")
-    (run.folder / STATE).unlink(missing_ok=True)
-    return metrics
+    return metrics, temperature
 
 
 def _decision(
@@ -185,6 +303,14 @@ def _start(model: str, pretrained: Pretrained | None) -> Path | None:
     return None
 
 
+def _of_networks(model: str, **options: object) -> dict[str, object]:
+    given = [name for name, value in options.items() if value is not None]
+    if given and model not in NETWORKS:
+        option = given[0].replace("_", "-")
+        raise TrainingError(f"--{option} goes with a network, not with {model}; leave it out")
+    return options
+
+
 def _check_settings(model: str, settings: Settings, seed: int, *, steps: bool) -> None:
     side = SMALLEST_SIDE_OF.get(model, SMALLEST_SIDE)
     least = 2 if model in NETWORKS else 1  # batch norm has no spread of one image
@@ -197,6 +323,11 @@ def _check_settings(model: str, settings: Settings, seed: int, *, steps: bool) -
             f"--imgsz must be a multiple of 32, at least {side}",
         ),
         (not 0 < settings.learning_rate <= 1, "--lr0 must be above 0 and at most 1"),
+        (not 0 <= settings.cutmix <= 1, "--cutmix must be from 0 to 1"),
+        (
+            settings.ghost_batch != 0 and not 2 <= settings.ghost_batch <= settings.batch / 2,
+            "--ghost-batch must be at least 2 and at most half of --batch",
+        ),
         (settings.patience < 0, "--patience must not be negative; 0 never stops early"),
         (not 0 <= seed <= LARGEST_SEED, f"--seed must be from 0 to {LARGEST_SEED}"),
     ]
@@ -217,16 +348,6 @@ def _check_images(train: Chosen, val: Chosen) -> None:
             "no image of a known class is in the val split, so no epoch can be chosen; run "
             "`wafer split`"
         )
-
-
-def _notes(classes: ClassTable, train: Chosen, val: Chosen) -> tuple[str, ...]:
-    texts = []
-    left_out = train.left_out + val.left_out
-    if left_out:
-        texts.append(f"{left_out} images without exactly one known class were left out")
-    for name in classes.names:
-        texts += _class_notes(name, train.counts, val.counts)
-    return tuple(texts)
 
 
 def _class_notes(name: str, train: Counter[str], val: Counter[str]) -> list[str]:

@@ -91,9 +91,9 @@ class Predictor:
     decoded (`wafer.datasets.images.decode_image`). ``boxless`` marks a model that names a class for
     the whole image and says nothing of where: its scores are of all classes, "no defect" included,
     and only classes whose label is the full frame have a box. ``reject`` tells images of no class;
-    None never does. ``explain`` says of a row whether its heat is wanted; None for no row. ``known``
-    are the features of images that the model knows, shape (N, features); None where distances to
-    them are not wanted.
+    None never does. ``explain`` says of a row whether its heat is wanted; None for no row.
+    ``known`` are the features of images that the model knows, shape (N, features); None where
+    distances to them are not wanted.
     """
 
     model: str

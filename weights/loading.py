@@ -20,7 +20,7 @@ from wafer.datasets.errors import WeightsError
 from wafer.weights.manifest import altered, find_record
 from wafer.weights.sealing import check_seal
 
-__all__ = ["Tensors", "load_tensors", "read_tensors"]
+__all__ = ["DAMAGED", "Tensors", "load_tensors", "read_tensors"]
 
 Tensors = dict[str, torch.Tensor]
 

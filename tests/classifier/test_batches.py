@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wafer.classifier.batches import augmented, stratified_batches
+from wafer.classifier.batches import augmented, drawn_images, stratified_batches
 
 
 @given(
@@ -62,3 +62,19 @@ def test_a_whole_image_is_only_mirrored_and_made_brighter(channels: tuple[int, .
         for new, old in zip(changed, images, strict=True)
     ]
     assert plain == whole.tolist()
+
+
+def test_a_balanced_epoch_shows_all_classes_alike_but_no_image_too_often() -> None:
+    labels = np.repeat([0, 1, 4], [60, 27, 3])
+    random = np.random.default_rng(0)
+    drawn = drawn_images(labels, sampler="balanced", random=random)
+    assert np.bincount(labels[drawn]).tolist() == [30, 30, 0, 0, 30]
+    assert np.bincount(drawn)[:60].max() == 1
+    assert np.bincount(drawn)[60:87].tolist().count(2) == 3
+    assert np.bincount(drawn)[87:].tolist() == [10, 10, 10]
+    for batch in stratified_batches(labels[drawn], batch=15, random=random):
+        assert np.bincount(labels[drawn][batch], minlength=5).tolist() == [5, 5, 0, 0, 5]
+    alone = drawn_images(np.repeat([0, 1], [50, 1]), sampler="balanced", random=random)
+    assert np.bincount(alone, minlength=51)[50] == 10
+    once = drawn_images(labels, sampler="proportional", random=random)
+    assert once.tolist() == list(range(90))

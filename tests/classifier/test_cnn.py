@@ -28,9 +28,16 @@ from wafer.classifier.cnn import (
     start_from,
     steps_of_ten,
 )
+from wafer.classifier.course import read_epochs
+from wafer.classifier.images import choose_images, load_images
+from wafer.classifier.loading import load_classifier
 from wafer.classifier.models import STATE, Task, model_named
 from wafer.classifier.pretrained import first_weights
+from wafer.classifier.training import LAST_FILE, train_classifier
 from wafer.datasets.errors import TrainingError, WeightsError
+from wafer.datasets.runs import MODEL_FILE
+from wafer.datasets.workspace import Workspace
+from wafer.evaluation.temperature import log_loss
 
 HALF = (0.5, 0.5, 0.5)
 HERE = {"channels": 1, "device": "cpu"}
@@ -104,9 +111,45 @@ def test_the_best_epoch_is_kept_and_patience_ends_it(make_task: Callable[..., Ta
     assert int(np.argmin(losses)) == len(losses) - 3
 
 
+def test_balanced_mixed_and_ghostly_it_learns_and_goes_on_as_well(
+    make_task: Callable[..., Task], tmp_path: Path
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def kill(epoch: int, *_: int) -> None:
+        if epoch == 12:
+            raise KilledError
+
+    options = {"sampler": "balanced", "cutmix": 0.3, "ghost_batch": 4}
+    task = make_task(classes=3, side=32, epochs=12, learning_rate=0.05, **options)
+    boxes = [None] * len(task.train)
+    task = replace(task, train=replace(task.train, boxes=boxes))
+    other = replace(task, folder=tmp_path / "killed")
+    with pytest.raises(KilledError):
+        fitted(replace(other, progress=kill))
+    tensors = fitted(task)
+    again = fitted(other)
+    assert all(torch.equal(again[name], tensors[name]) for name in tensors)
+    network = read_cnn(tensors, build, classes=3, device="cpu")
+    found = network.logits(task.val.pixels)
+    assert (found.argmax(axis=1) == task.val.labels).mean() > 0.9
+
+
 def test_a_loss_that_is_no_number_ends_the_training(make_task: Callable[..., Task]) -> None:
     with pytest.raises(TrainingError, match="smaller --lr0"):
         fitted(make_task(classes=3, side=32, epochs=9, learning_rate=1e30), steps_of_ten)
+
+
+def test_a_state_that_was_cut_off_is_named(make_task: Callable[..., Task]) -> None:
+    task = make_task(classes=3, side=32, epochs=1)
+    fitted(task)
+    path = task.folder / STATE
+    whole = path.read_bytes()
+    for cut in (b"", whole[:100], whole[: len(whole) // 2]):
+        path.write_bytes(cut)
+        with pytest.raises(TrainingError, match=r"state\.pt is damaged; remove it"):
+            fitted(task)
 
 
 def test_first_weights_fill_all_but_the_head(tmp_path: Path) -> None:
@@ -176,3 +219,21 @@ def test_the_largest_network_has_an_output_for_each_class() -> None:
     with torch.device("meta"):
         body = efficientnet_b7.build(classes=3).body
     assert tuple(body.state_dict()["classifier.weight"].shape) == (3, 2560)
+
+
+def test_a_network_s_last_epoch_is_kept_beside_its_best(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resnet50, "build", build)
+    done = train_classifier(
+        workspace, model="resnet50", pretrained="none", imgsz=32, epochs=6, batch=8, lr0=0.3
+    )
+    losses = [epoch.val_loss for epoch in read_epochs(done.folder)]
+    assert losses.index(min(losses)) < len(losses) - 1
+    val = load_images(
+        workspace, choose_images(workspace, workspace.samples(), "val"), image_size=32
+    )
+    for file, wanted in ((MODEL_FILE, min(losses)), (LAST_FILE, losses[-1])):
+        network = load_classifier(done.folder / file).network
+        assert log_loss(network.logits(val.pixels), val.labels) == pytest.approx(wanted, rel=1e-4)
+    assert not (done.folder / STATE).exists()

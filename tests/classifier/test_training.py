@@ -13,13 +13,15 @@ from typer.testing import CliRunner
 
 from wafer.classifier.choosing import classifier_meant
 from wafer.classifier.evaluating import evaluate_classifier
-from wafer.classifier.loading import TEMPERATURE, load_classifier
+from wafer.classifier.loading import TEMPERATURE, ClassifierEngine, load_classifier
 from wafer.classifier.training import train_classifier
 from wafer.cli import app
 from wafer.datasets.classes import ClassTable
 from wafer.datasets.errors import DataError, TrainingError, WaferError, WeightsError
 from wafer.datasets.runs import MODEL_FILE, TrainedRun
 from wafer.datasets.workspace import Workspace, open_workspace
+from wafer.inference.occlusion import heat_map
+from wafer.inference.preprocess import PADDING, letterbox
 from wafer.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 
 
@@ -70,6 +72,9 @@ def test_a_run_leaves_a_model_and_its_record(made: Workspace, trained: TrainedRu
         "learning_rate": 0.005,
         "patience": 10,
         "image_size": 64,
+        "sampler": "proportional",
+        "cutmix": 0.0,
+        "ghost_batch": 0,
         "seed": 0,
         "device": "cpu",
     }
@@ -149,6 +154,9 @@ def test_the_command_line_from_training_to_rows(
         (["--imgsz", "100"], "--imgsz must be a multiple of 32"),
         (["--lr0", "0"], "--lr0 must be above 0"),
         (["--patience", "-1"], "--patience must not be negative"),
+        (["--sampler", "balanced"], "--sampler goes with a network"),
+        (["--cutmix", "0.5"], "--cutmix goes with a network"),
+        (["--ghost-batch", "0"], "--ghost-batch goes with a network"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(
@@ -160,6 +168,22 @@ def test_options_that_do_not_fit_are_one_line(
     assert len(result.stderr.splitlines()) == 1
     assert named in result.stderr
     assert not (workspace.root / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"cutmix": 1.5}, "--cutmix must be from 0 to 1"),
+        ({"cutmix": float("nan")}, "--cutmix must be from 0 to 1"),
+        ({"ghost_batch": 1}, "--ghost-batch must be at least 2 and at most half of --batch"),
+        ({"ghost_batch": 17, "batch": 32}, "--ghost-batch must be at least 2"),
+    ],
+)
+def test_options_of_networks_are_checked(
+    workspace: Workspace, given: dict[str, float], message: str
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        train_classifier(workspace, model="resnet50", pretrained="none", **given)
 
 
 def test_odd_images_get_a_row(trained: TrainedRun, tmp_path: Path) -> None:
@@ -246,6 +270,9 @@ def test_damaged_model_files_are_refused(trained: TrainedRun, tmp_path: Path) ->
     altered(source, path, tensors={k: v for k, v in tensors.items() if k != TEMPERATURE})
     with pytest.raises(WeightsError, match="no usable temperature"):
         load_classifier(path)
+    altered(source, path, architecture="mlp")
+    with pytest.raises(WeightsError, match="tensors of this model do not fit together"):
+        load_classifier(path)
     altered(source, path, architecture="yolov9")
     with pytest.raises(WeightsError, match="no classifier is called 'yolov9'"):
         load_classifier(path)
@@ -268,3 +295,46 @@ def test_which_model_is_meant(made: Workspace, trained: TrainedRun, tmp_path: Pa
     assert classifier_meant(open_workspace(made.root), weights=None) is not None
     with pytest.raises(WaferError):
         train_classifier(made, model="yolov5n")
+
+
+def test_occlusion_points_to_what_a_classifier_looks_at() -> None:
+    class Corner:
+        """A network that sees how bright 8 x 8 px in the upper left corner are."""
+
+        def logits(self, images: np.ndarray, /) -> np.ndarray:
+            return self.look(images)[0]
+
+        def look(self, images: np.ndarray, /) -> tuple[np.ndarray, np.ndarray]:
+            bright = images[:, :8, :8].mean(axis=(1, 2)) / 255
+            logits = np.stack([bright * 4, np.full(len(images), 2.0)], axis=1)
+            return logits, logits.astype(np.float32)
+
+    image = np.full((64, 64), 60, np.uint8)
+    image[:8, :8] = 250
+    engine = ClassifierEngine(Corner(), temperature=1.0)
+    pixels = letterbox(image, 64)
+    score = float(engine.infer(pixels.image[None]).scores[0, 0])
+    heat = heat_map(engine, pixels, label=0, score=score)
+    covered = 1 / (1 + np.exp(2.0 - PADDING / 255 * 4))  # by one grey square of 8 x 8 px
+    np.testing.assert_allclose(heat[:4, :4], score - covered, atol=1e-5)
+    assert heat.max() == heat[0, 0] > 0.4
+    assert heat[12:].max() == heat[:, 12:].max() == 0
+
+
+def test_images_that_show_nothing_can_be_learnt_from(made: Workspace, tmp_path: Path) -> None:
+    """All features are zero, so none has a spread; the answer is the share of each class."""
+    images = tmp_path / "black"
+    for sample in made.samples():
+        path = images / sample.image
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((32, 32), np.uint8)).save(path)
+    for name in ("wafer.toml", "classes.yaml", "image_labels.csv"):
+        (tmp_path / name).write_bytes((made.root / name).read_bytes())
+    (tmp_path / "images").symlink_to(images)
+    workspace = open_workspace(tmp_path)
+    for model in ("mlp_hog", "xgboost"):
+        done = train_classifier(workspace, model=model, imgsz=32, epochs=2)
+        network = load_classifier(done.folder / MODEL_FILE).network
+        found = network.logits(np.zeros((2, 32, 32), np.uint8))
+        assert np.isfinite(found).all()
+        np.testing.assert_array_equal(found[0], found[1])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from wafer.classifier.images import choose_images
-from wafer.classifier.loading import Classifier, load_classifier
+from wafer.classifier.loading import load_classifier
 from wafer.datasets.errors import DataError, Fault
 from wafer.datasets.records import Sample, Split
 from wafer.datasets.workspace import Workspace, dataset_hash
@@ -16,9 +16,10 @@ from wafer.evaluation.records import Prediction
 from wafer.evaluation.report import Evaluated, report_on
 from wafer.evaluation.results import evaluate
 from wafer.inference.pipeline import classify
+from wafer.inference.records import Predictor
 from wafer.inference.sources import ImageInput
 
-__all__ = ["evaluate_classifier"]
+__all__ = ["evaluate_answers", "evaluate_classifier"]
 
 Progress = Callable[[int, int], None]
 
@@ -49,15 +50,40 @@ def evaluate_classifier(
     """
     classifier = load_classifier(path, device=device)
     classifier.checkpoint.check_classes(workspace.classes)
+    return evaluate_answers(
+        workspace, classifier.predictor, split=split, folder=folder, progress=progress
+    )
+
+
+def evaluate_answers(
+    workspace: Workspace,
+    predictor: Predictor,
+    *,
+    split: Literal["train", "val", "test", "all"],
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Evaluated:
+    """Measure the one class that any model answers to an image, a detector's by its best box.
+
+    Args:
+        workspace: as for `evaluate_classifier`, like ``split``, ``folder`` and ``progress``.
+        predictor: a model of the classes of the workspace.
+        split: see ``workspace``.
+        folder: see ``workspace``.
+        progress: see ``workspace``.
+
+    Raises:
+        DataError: no image of a known class in the split, or images that cannot be decoded.
+    """
     samples, left_out = _samples(workspace, split)
-    predictions = _predictions(classifier, workspace, samples, progress)
+    predictions = _predictions(predictor, workspace, samples, progress)
     result = evaluate(
         samples,
         predictions,
         classes=workspace.classes,
         detections=None,
         sizes={},
-        model=classifier.checkpoint.label,
+        model=predictor.model,
         dataset_hash=dataset_hash(workspace, samples),
         split=split,
         excluded={NO_TRUTH: left_out},
@@ -86,7 +112,7 @@ def _samples(workspace: Workspace, split: str) -> tuple[tuple[Sample, ...], int]
 
 
 def _predictions(
-    classifier: Classifier,
+    predictor: Predictor,
     workspace: Workspace,
     samples: Sequence[Sample],
     progress: Progress | None,
@@ -94,7 +120,7 @@ def _predictions(
     inputs = [ImageInput(workspace.image_path(s.image), s.image) for s in samples]
     predictions: list[Prediction] = []
     faults: list[Fault] = []
-    for done, row in enumerate(classify(inputs, classifier.predictor), 1):
+    for done, row in enumerate(classify(inputs, predictor), 1):
         if row.prediction is None:
             remedy = "replace the file or set its split to `unused`"
             faults.append(Fault(file=row.image, problem=row.error, remedy=remedy))

@@ -48,6 +48,7 @@ def train_classifier(
     patience: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    runs: Path | None = None,
     progress: Progress | None = None,
 ) -> TrainedRun:
     """Train a classifier on the train split of a workspace; val says when to stop.
@@ -67,6 +68,7 @@ def train_classifier(
         patience: stop after so many epochs without a lower loss on val; 0 never stops early.
         seed: decides every random choice.
         device: ``auto``, ``cpu`` or ``cuda:N``.
+        runs: the folder of numbered runs; None takes that of the workspace.
         progress: called after every batch.
 
     Raises:
@@ -95,7 +97,7 @@ def train_classifier(
     _check_images(train, val)
     where = str(torch_device(device))
     run, resumed = open_run(
-        workspace.runs,
+        workspace.runs if runs is None else runs,
         model=model,
         arguments={
             "model": model,

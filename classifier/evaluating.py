@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,12 +15,12 @@ from wafer.datasets.workspace import Workspace, dataset_hash
 from wafer.evaluation.answers import NO_TRUTH
 from wafer.evaluation.records import Prediction
 from wafer.evaluation.report import Evaluated, report_on
-from wafer.evaluation.results import evaluate
+from wafer.evaluation.results import Evaluation, evaluate
 from wafer.inference.pipeline import classify
 from wafer.inference.records import Predictor
 from wafer.inference.sources import ImageInput
 
-__all__ = ["evaluate_answers", "evaluate_classifier"]
+__all__ = ["Measured", "evaluate_classifier", "measure_answers"]
 
 Progress = Callable[[int, int], None]
 
@@ -50,34 +51,51 @@ def evaluate_classifier(
     """
     classifier = load_classifier(path, device=device)
     classifier.checkpoint.check_classes(workspace.classes)
-    return evaluate_answers(
-        workspace, classifier.predictor, split=split, folder=folder, progress=progress
-    )
+    measured = measure_answers(workspace, classifier.predictor, split=split, progress=progress)
+    return measured.report(workspace, folder=folder)
 
 
-def evaluate_answers(
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a model answered to the images of a split, and how good that is."""
+
+    evaluation: Evaluation
+    samples: tuple[Sample, ...]
+    predictions: tuple[Prediction, ...]
+
+    def report(self, workspace: Workspace, *, folder: Path | None) -> Evaluated:
+        """Write the report; ``folder`` as for `report_on`."""
+        return report_on(
+            workspace,
+            self.evaluation,
+            samples=self.samples,
+            predictions=self.predictions,
+            detections=None,
+            folder=folder,
+        )
+
+
+def measure_answers(
     workspace: Workspace,
     predictor: Predictor,
     *,
     split: Literal["train", "val", "test", "all"],
-    folder: Path | None = None,
     progress: Progress | None = None,
-) -> Evaluated:
+) -> Measured:
     """Measure the one class that any model answers to an image, a detector's by its best box.
 
     Args:
-        workspace: as for `evaluate_classifier`, like ``split``, ``folder`` and ``progress``.
+        workspace: the images and their classes.
         predictor: a model of the classes of the workspace.
-        split: see ``workspace``.
-        folder: see ``workspace``.
-        progress: see ``workspace``.
+        split: ``all`` is train, val and test together.
+        progress: called with (images done, images in all).
 
     Raises:
         DataError: no image of a known class in the split, or images that cannot be decoded.
     """
     samples, left_out = _samples(workspace, split)
     predictions = _predictions(predictor, workspace, samples, progress)
-    result = evaluate(
+    evaluation = evaluate(
         samples,
         predictions,
         classes=workspace.classes,
@@ -88,15 +106,7 @@ def evaluate_answers(
         split=split,
         excluded={NO_TRUTH: left_out},
     )
-
-    return report_on(
-        workspace,
-        result,
-        samples=samples,
-        predictions=predictions,
-        detections=None,
-        folder=folder,
-    )
+    return Measured(evaluation, samples, tuple(predictions))
 
 
 def _samples(workspace: Workspace, split: str) -> tuple[tuple[Sample, ...], int]:

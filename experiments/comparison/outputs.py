@@ -66,7 +66,7 @@ AUTOMATIC_HEAD = (
     "",
     "decided automatically, %",
     "of them right, %",
-    *(f"answerable at {float(share):.0%} right, %" for share in SHARES),
+    *(f"answerable at {100 * float(share):g} % right" for share in SHARES),
     "killer images",
     "killer escape, %",
     "may be up to, %",
@@ -355,10 +355,8 @@ def _converged(outcome: Outcome) -> bool:
 
 
 def _val_accuracy(outcome: Outcome | None) -> float | None:
-    if outcome is None or "val" not in outcome.answers:
-        return None
-    value: float | None = outcome.answers["val"].metrics["accuracy"]
-    return value
+    answered = None if outcome is None else outcome.answers.get("val")
+    return None if answered is None else float(answered.correct.mean())
 
 
 def _seen(outcome: Outcome | None) -> dict[str, Any]:

@@ -13,12 +13,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wafer.classifier.evaluating import evaluate_answers
+from wafer.classifier.evaluating import measure_answers
 from wafer.classifier.images import Chosen, choose_images
 from wafer.classifier.loading import load_classifier
 from wafer.classifier.names import NETWORKS
@@ -26,7 +26,6 @@ from wafer.classifier.pretrained import first_weights
 from wafer.classifier.training import train_classifier
 from wafer.datasets.errors import DataError, Fault, WeightsError, WorkspaceError
 from wafer.datasets.files import sha256_file, write_text
-from wafer.datasets.records import Split
 from wafer.datasets.runs import MODEL_FILE, newest_finished_run
 from wafer.datasets.workspace import Workspace, dataset_hash
 from wafer.detector.loading import load_detector
@@ -34,6 +33,7 @@ from wafer.detector.training import prepare_training, train_detector
 from wafer.evaluation.metrics import Interval, weighted_accuracy
 from wafer.evaluation.paired import resampled_interval
 from wafer.evaluation.reliability import calibration_error, equal_mass_bins
+from wafer.evaluation.report import METRICS_FILE
 from wafer.evaluation.results import Evaluation
 from wafer.experiments.comparison.plan import CLASSIFIERS, Scale, Training
 from wafer.experiments.comparison.speed import Speed, measure_speed, read_speed, write_speed
@@ -54,8 +54,9 @@ __all__ = [
 Progress = Callable[[str, float, float | None], None]
 """Called with the name of the step, what is done of it, and its size where that is known."""
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
-MEASURED: tuple[Split, ...] = ("val", "test")
+Part = Literal["train", "val", "test"]
+SPLITS: tuple[Part, ...] = ("train", "val", "test")
+MEASURED: tuple[Part, ...] = ("val", "test")
 ANSWERS = "answers.csv"
 RESULTS = "results.csv"
 TIMED_IMAGES = 32
@@ -65,7 +66,8 @@ TIMED_IMAGES = 32
 class Answered:
     """The answers of a model to the images of a split, in the order of ``images``.
 
-    ``correct`` and ``confidence`` have shape (n,); ``metrics`` is the content of metrics.json.
+    ``correct`` and ``confidence`` have shape (n,); ``metrics`` is the content of metrics.json,
+    which there is of test.
     """
 
     images: tuple[str, ...]
@@ -170,7 +172,7 @@ class Models:
         """Return what is known of a model from the folder of its finished run."""
         with (run / RESULTS).open(encoding="utf-8", newline="") as handle:
             epochs = sum(1 for _ in csv.DictReader(handle))
-        answers = {
+        answers: dict[str, Answered] = {
             split: _read_answers(run / split)
             for split in SPLITS
             if (run / split / ANSWERS).is_file()
@@ -222,14 +224,15 @@ class Models:
             return
         predictor = self._predictor(name, run)
         for split in missing:
-            done = evaluate_answers(
+            done = measure_answers(
                 self.workspace,
                 predictor,
                 split=split,
-                folder=run / split,
                 progress=lambda done, total: self.progress("evaluating", done, total),
             )
-            _write_answers(run / split, done.evaluation)
+            if split == "test":
+                done.report(self.workspace, folder=run / split)
+            _write_answers(run / split, done.evaluation)  # last: says that all is there
 
     def _time(self, name: str, run: Path) -> None:
         samples = choose_images(self.workspace, self.workspace.samples(), "test").samples
@@ -327,11 +330,12 @@ def _write_answers(folder: Path, evaluation: Evaluation) -> None:
 def _read_answers(folder: Path) -> Answered:
     with (folder / ANSWERS).open(encoding="utf-8", newline="") as handle:
         rows = sorted(csv.DictReader(handle), key=lambda row: row["image"])
+    metrics = folder / METRICS_FILE
     return Answered(
         images=tuple(row["image"] for row in rows),
         correct=np.array([row["truth"] == row["class"] for row in rows], np.bool_),
         confidence=np.array([float(row["confidence"]) for row in rows]),
-        metrics=_read(folder / "metrics.json"),
+        metrics=_read(metrics) if metrics.is_file() else {},
     )
 
 

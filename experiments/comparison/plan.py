@@ -92,7 +92,7 @@ class Scale:
 
 
 SCALES: Mapping[ScaleName, Scale] = {
-    # inception_v3 takes no fewer pixels than 96. Batches of 8 and one epoch are five steps.
+    # inception_v3 takes no fewer pixels than 96.
     "smoke": Scale(
         name="smoke",
         images=64,
@@ -109,8 +109,8 @@ SCALES: Mapping[ScaleName, Scale] = {
         },
         trainings={
             "inception_v3": Training(epochs=1, batch=16, image_size=96),
-            "resnet50": Training(epochs=1, batch=16, image_size=64),
-            "efficientnet_b3": Training(epochs=1, batch=16, image_size=64),
+            "resnet50": Training(epochs=1, batch=16, image_size=32),
+            "efficientnet_b3": Training(epochs=1, batch=16, image_size=32),
             "efficientnet_b7": Training(epochs=1, batch=16, image_size=32),
             "efficientnet_lite0": Training(epochs=2, batch=16, image_size=64),
             "xgboost": Training(epochs=5, image_size=96),
@@ -123,7 +123,7 @@ SCALES: Mapping[ScaleName, Scale] = {
     ),
     # Chosen for two hours on two cores without bfloat16: the larger a network, the smaller its
     # images and the fewer its epochs. Smaller batches than the paper's, since there are a quarter
-    # of its images and a network needs steps.
+    # of its images and a network needs steps; for the same reason more epochs of the perceptrons.
     "cpu": Scale(
         name="cpu",
         images=2000,

@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from wafer.cli import app
 from wafer.datasets.errors import DataError, WorkspaceError
 from wafer.datasets.records import Sample
 from wafer.datasets.synthetic.generate import generate_workspace
@@ -95,7 +97,7 @@ def test_every_model_was_trained_and_measured_once(first: Comparison) -> None:
     assert [row["model"] for row in rows] == list(NAMES)
     for row in rows:
         run = first.folder / row["run"]
-        assert [path.name for path in run.parent.iterdir() if path.is_dir()] == [run.name, "latest"]
+        assert {path.name for path in run.parent.iterdir()} == {run.name, "latest"}
         metrics = json.loads((run / "test" / "metrics.json").read_text(encoding="utf-8"))
         keys = ("accuracy", "weighted_accuracy", "mean_confidence", "macro_f1", "ece")
         assert {key: row[key] for key in keys} == {key: metrics[key] for key in keys}
@@ -125,10 +127,14 @@ def test_the_second_table_times_the_models_of_the_first(second: Comparison) -> N
 
 
 @pytest.mark.slow
-def test_the_same_command_again_changes_nothing(second: Comparison) -> None:
+def test_the_same_command_again_changes_nothing(first: Comparison, second: Comparison) -> None:
     files = ("table1.csv", "table2.csv", "table2.md", "report.html", "reproduce.json")
     before = {name: (second.folder / name).read_bytes() for name in files}
-    assert smoke(second.folder, 2).rows() == second.rows()
+    for table, done in ((1, first), (2, second)):
+        command = ["reproduce", str(table), str(done.folder), "--scale", "smoke", "--device", "cpu"]
+        shown = CliRunner().invoke(app, [*command, "--json"])
+        assert json.loads(shown.stdout) == done.rows()
+        assert f"report {done.page}" in shown.stderr
     assert {name: (second.folder / name).read_bytes() for name in files} == before
     with pytest.raises(WorkspaceError, match=r"of other arguments \(seed differ\)"):
         smoke(second.folder, 1, seed=1)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from wafer.classifier.images import choose_images
-from wafer.classifier.loading import Classifier, load_classifier
+from wafer.classifier.loading import load_classifier
 from wafer.datasets.errors import DataError, Fault
 from wafer.datasets.records import Sample, Split
 from wafer.datasets.workspace import Workspace, dataset_hash
 from wafer.evaluation.answers import NO_TRUTH
 from wafer.evaluation.records import Prediction
 from wafer.evaluation.report import Evaluated, report_on
-from wafer.evaluation.results import evaluate
+from wafer.evaluation.results import Evaluation, evaluate
 from wafer.inference.pipeline import classify
+from wafer.inference.records import Predictor
 from wafer.inference.sources import ImageInput
 
-__all__ = ["evaluate_classifier"]
+__all__ = ["Measured", "evaluate_classifier", "measure_answers"]
 
 Progress = Callable[[int, int], None]
 
@@ -49,28 +51,62 @@ def evaluate_classifier(
     """
     classifier = load_classifier(path, device=device)
     classifier.checkpoint.check_classes(workspace.classes)
+    measured = measure_answers(workspace, classifier.predictor, split=split, progress=progress)
+    return measured.report(workspace, folder=folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a model answered to the images of a split, and how good that is."""
+
+    evaluation: Evaluation
+    samples: tuple[Sample, ...]
+    predictions: tuple[Prediction, ...]
+
+    def report(self, workspace: Workspace, *, folder: Path | None) -> Evaluated:
+        """Write the report; ``folder`` as for `report_on`."""
+        return report_on(
+            workspace,
+            self.evaluation,
+            samples=self.samples,
+            predictions=self.predictions,
+            detections=None,
+            folder=folder,
+        )
+
+
+def measure_answers(
+    workspace: Workspace,
+    predictor: Predictor,
+    *,
+    split: Literal["train", "val", "test", "all"],
+    progress: Progress | None = None,
+) -> Measured:
+    """Measure the one class that any model answers to an image, a detector's by its best box.
+
+    Args:
+        workspace: the images and their classes.
+        predictor: a model of the classes of the workspace.
+        split: ``all`` is train, val and test together.
+        progress: called with (images done, images in all).
+
+    Raises:
+        DataError: no image of a known class in the split, or images that cannot be decoded.
+    """
     samples, left_out = _samples(workspace, split)
-    predictions = _predictions(classifier, workspace, samples, progress)
-    result = evaluate(
+    predictions = _predictions(predictor, workspace, samples, progress)
+    evaluation = evaluate(
         samples,
         predictions,
         classes=workspace.classes,
         detections=None,
         sizes={},
-        model=classifier.checkpoint.label,
+        model=predictor.model,
         dataset_hash=dataset_hash(workspace, samples),
         split=split,
         excluded={NO_TRUTH: left_out},
     )
-
-    return report_on(
-        workspace,
-        result,
-        samples=samples,
-        predictions=predictions,
-        detections=None,
-        folder=folder,
-    )
+    return Measured(evaluation, samples, tuple(predictions))
 
 
 def _samples(workspace: Workspace, split: str) -> tuple[tuple[Sample, ...], int]:
@@ -86,7 +122,7 @@ def _samples(workspace: Workspace, split: str) -> tuple[tuple[Sample, ...], int]
 
 
 def _predictions(
-    classifier: Classifier,
+    predictor: Predictor,
     workspace: Workspace,
     samples: Sequence[Sample],
     progress: Progress | None,
@@ -94,7 +130,7 @@ def _predictions(
     inputs = [ImageInput(workspace.image_path(s.image), s.image) for s in samples]
     predictions: list[Prediction] = []
     faults: list[Fault] = []
-    for done, row in enumerate(classify(inputs, classifier.predictor), 1):
+    for done, row in enumerate(classify(inputs, predictor), 1):
         if row.prediction is None:
             remedy = "replace the file or set its split to `unused`"
             faults.append(Fault(file=row.image, problem=row.error, remedy=remedy))

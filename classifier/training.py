@@ -90,6 +90,7 @@ def train_classifier(
     ghost_batch: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    runs: Path | None = None,
     progress: Progress | None = None,
 ) -> TrainedRun:
     """Train a classifier on the train split of a workspace; val says when to stop.
@@ -113,6 +114,8 @@ def train_classifier(
             least 2 and at most half a batch; 0 for the batch.
         seed: decides every random choice.
         device: ``auto``, ``cpu`` or ``cuda:N``.
+        runs: the folder of numbered runs; None takes that of the workspace, whose folder of models
+            then gets a bundle of a network.
         progress: called after every batch.
 
     Raises:
@@ -136,7 +139,13 @@ def train_classifier(
         seed=seed,
         device=device,
     )
-    return run_training(workspace, plan, runs=workspace.runs, bundle=True, progress=progress)
+    return run_training(
+        workspace,
+        plan,
+        runs=workspace.runs if runs is None else runs,
+        bundle=runs is None,
+        progress=progress,
+    )
 
 
 def plan_training(

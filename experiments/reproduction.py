@@ -9,16 +9,26 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from wafer.datasets.errors import StorageError, WaferError, WorkspaceError
+from wafer.datasets.errors import StorageError, WorkspaceError
 from wafer.datasets.runs import Run, locked
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace
+from wafer.experiments.comparison import plan as comparison
+from wafer.experiments.comparison.outputs import Comparison
+from wafer.experiments.comparison.running import (
+    Models,
+    check_images,
+    digests,
+    first_weights_here,
+    has_boxes,
+)
+from wafer.experiments.comparison.running import data_of as compared_data
+from wafer.experiments.record import check_folder, claim_folder
 from wafer.experiments.table3.outputs import Table3
 from wafer.experiments.table3.plan import SCALES, Scale, ScaleName, settings
-from wafer.experiments.table3.record import check_folder, claim_folder
 from wafer.experiments.table3.running import Progress, Series, check_splits, data_of
 
-__all__ = ["reproduce_table"]
+__all__ = ["reproduce_comparison", "reproduce_table"]
 
 WORKSPACE = "workspace"
 """The folder of the synthetic images."""
@@ -28,7 +38,6 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def reproduce_table(
     folder: Path,
     *,
-    table: int = 3,
     scale: ScaleName = "cpu",
     workspace: Workspace | None = None,
     model: str = "yolov5n",
@@ -37,14 +46,13 @@ def reproduce_table(
     device: str = "auto",
     progress: Progress,
 ) -> Table3:
-    """Run the experiments of a table of the paper and write it, the published figures beside ours.
+    """Run the experiments of the paper's Table 3 and write it, the published figures beside ours.
 
     Killed, the same call goes on; no finished experiment is repeated. The CSV and the Markdown
     page are written after every experiment, the HTML page at the end.
 
     Args:
         folder: gets the table, the runs, and a synthetic workspace where there is none of the user.
-        table: of the paper; 1 and 2 are not there yet.
         scale: ``paper`` has its settings, ``cpu`` and ``smoke`` are smaller.
         workspace: the user's own data; only its cache is written to.
         model: which YOLOv5; the paper does not say.
@@ -57,18 +65,46 @@ def reproduce_table(
         WorkspaceError: the folder belongs to other arguments or other data.
         TrainingError, DataError, WeightsError: as ``train_detector``.
     """
-    if table != 3:
-        raise WaferError(
-            f"table {table} compares classifier heads, which wafer does not have yet; only table 3 "
-            "can be reproduced"
-        )
-    return _table3(
-        folder.resolve(),
-        SCALES[scale],
-        workspace,
-        {"model": model, "weights": weights, "seed": seed, "device": device},
-        progress,
-    )
+    common = {"model": model, "weights": weights, "seed": seed, "device": device}
+    return _table3(folder.resolve(), SCALES[scale], workspace, common, progress)
+
+
+def reproduce_comparison(
+    folder: Path,
+    *,
+    table: int,
+    scale: ScaleName = "cpu",
+    workspace: Workspace | None = None,
+    model: str = "yolov5n",
+    weights: Path | Literal["none"] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress,
+) -> Comparison:
+    """Train classifiers and the detector and write the paper's Table 1 or 2, its figures beside.
+
+    Both tables are of the same models: in one folder they are trained once. Killed, the same call
+    goes on; no finished model is trained, measured or timed again. The CSV and the Markdown page
+    are written after every model, the HTML page at the end.
+
+    Args:
+        folder: as for `reproduce_table`, like all that is not said here.
+        table: 1 is what the models answer, 2 how long they take.
+        scale: see ``folder``.
+        workspace: see ``folder``.
+        model: see ``folder``.
+        weights: see ``folder``; those of the detector.
+        seed: see ``folder``.
+        device: see ``folder``.
+        progress: see ``folder``.
+
+    Raises:
+        WorkspaceError: the folder belongs to other arguments or other data.
+        TrainingError, DataError, WeightsError: as ``train_classifier`` and ``train_detector``.
+    """
+    common = {"model": model, "weights": weights, "seed": seed, "device": device}
+    where, plan = folder.resolve(), comparison.SCALES[scale]
+    return _comparison(where, table, plan, workspace, common, progress)
 
 
 def _table3(
@@ -116,6 +152,57 @@ def _table3(
             table.write()
         table.write_page()
     return table
+
+
+def _comparison(
+    folder: Path,
+    table: int,
+    scale: comparison.Scale,
+    own: Workspace | None,
+    common: Mapping[str, Any],
+    progress: Progress,
+) -> Comparison:
+    _check_place(folder, own)
+    plain = {k: v for k, v in asdict(scale).items() if k not in ("speed_size", "seconds")}
+    known = {"tables": [1, 2], "scale": plain, "model": common["model"], "seed": common["seed"]}
+    check_folder(folder, known)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(Run(folder)), _room_for(folder):
+        if own is None:
+            claim_folder(folder, known)
+        workspace = own or generate_workspace(
+            folder / WORKSPACE,
+            images=scale.images,
+            counts=scale.counts,
+            size=scale.size,
+            difficulty=scale.difficulty,
+            seed=common["seed"],
+            progress=lambda done, total: progress("rendering", done, total),
+        )
+        notes = check_images(workspace)
+        boxed, starts = has_boxes(workspace), first_weights_here()
+        if not boxed:
+            notes = ("there are no boxes to train a detector on: it is left out", *notes)
+        models = Models(
+            folder, workspace, scale, common, compared_data(workspace), boxed, starts, progress
+        )
+        first = {**digests(starts), common["model"]: models.check()}
+        claim_folder(folder, {**known, "weights": first, "data": models.data})
+        done = Comparison(
+            folder=folder,
+            table=table,
+            scale=scale,
+            names=models.names,
+            settings=comparison.conditions(scale, None if own is None else own.root.name),
+            notes=notes if scale.remark is None else (scale.remark, *notes),
+            synthetic=own is None,
+            outcomes=(),
+        )
+        for outcome in models.run(table):
+            done = replace(done, outcomes=(*done.outcomes, outcome))
+            done.write()
+        done.write_page()
+    return done
 
 
 @contextmanager

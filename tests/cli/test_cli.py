@@ -131,7 +131,7 @@ def test_a_usage_error_is_exit_code_2(runner: CliRunner) -> None:
         (["init", "w", "--images", "nowhere"], "nowhere"),
         (["convert", "nowhere", "there", "--to", "voc"], "nowhere"),
         (["weights", "verify", "nowhere.safetensors"], "nowhere.safetensors"),
-        (["reproduce", "1"], "only table 3 can be reproduced"),
+        (["reproduce", "1", "--workspace", "nowhere"], "no wafer.toml"),
         (["reproduce", "3", "--workspace", "nowhere"], "no wafer.toml"),
     ],
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from wafer.datasets.classes import ClassTable, DefectClass
-from wafer.datasets.errors import DataError, WaferError, WorkspaceError
+from wafer.datasets.errors import DataError, WorkspaceError
 from wafer.datasets.records import Annotation, Sample
 from wafer.datasets.runs import Run, locked
 from wafer.datasets.synthetic.generate import generate_workspace
@@ -339,10 +339,3 @@ def test_a_folder_of_something_else_is_refused(source: Workspace, tmp_path: Path
     with pytest.raises(WorkspaceError, match="is inside the images of"):
         smoke(source.images / "table", workspace=source)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
-
-
-@pytest.mark.parametrize("table", [1, 2])
-def test_the_tables_of_the_classifiers_are_not_there_yet(tmp_path: Path, table: int) -> None:
-    with pytest.raises(WaferError, match="classifier heads"):
-        reproduce_table(tmp_path / "table", table=table, progress=quiet)
-    assert list(tmp_path.iterdir()) == []

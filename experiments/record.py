@@ -1,4 +1,4 @@
-"""What a folder of Table 3 belongs to, fixed by the first command and compared by the next."""
+"""What a folder of `wafer reproduce` belongs to: the first command fixes it, others compare."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wafer.datasets.errors import WorkspaceError
-from wafer.experiments.table3.record import check_folder, claim_folder
+from wafer.experiments.record import check_folder, claim_folder
 
 KNOWN = {"table": 3, "seed": 0, "epochs": {100: 2}}
 WHOLE = {**KNOWN, "weights": None, "data": "ab"}

@@ -1077,7 +1077,10 @@ def audit_verify(
 def drift(
     log: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="The audit log; else audit.jsonl of the workspace."),
+        typer.Argument(
+            metavar="[LOG]",
+            help="An audit log, or the output of `wafer watch`; else audit.jsonl of the workspace.",
+        ),
     ] = None,
     reference: Annotated[
         str | None,

@@ -987,6 +987,9 @@ def serve(
     deadline: Annotated[
         float, typer.Option(min=0.01, help="Seconds that an image may wait for a process.")
     ] = 2.0,
+    queue: Annotated[
+        int, typer.Option(min=1, help="Images that may wait; others are refused at once.")
+    ] = 64,
     tls_cert: Annotated[
         Path | None, typer.Option(metavar="PEM", help="A certificate: serve over TLS.")
     ] = None,
@@ -1018,6 +1021,7 @@ def serve(
         keys=keys,
         engine=engine,
         deadline=deadline,
+        queue=queue,
         audit=audit,
         tls_cert=tls_cert,
         tls_key=tls_key,
@@ -1126,7 +1130,10 @@ def audit_verify(
 def drift(
     log: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="The audit log; else audit.jsonl of the workspace."),
+        typer.Argument(
+            metavar="[LOG]",
+            help="An audit log, or the output of `wafer watch`; else audit.jsonl of the workspace.",
+        ),
     ] = None,
     reference: Annotated[
         str | None,

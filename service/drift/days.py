@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -14,6 +14,8 @@ from wafer.inference.bundle import bundle_name, is_bundle, open_bundle
 from wafer.inference.tally import VALUES, Tally, Totals
 from wafer.service.audit import read_audit
 from wafer.service.drift.judging import Verdict, judge
+from wafer.service.folder.state import open_state
+from wafer.service.folder.watching import STATE
 
 __all__ = ["Day", "Drift", "Stream", "days_given", "drift_of"]
 
@@ -72,7 +74,7 @@ def drift_of(
     from the same tool and step by the same bundle.
 
     Args:
-        log: an audit log; its chain is checked.
+        log: an audit log, whose chain is checked; or the output of `wafer watch`.
         models: a folder of bundles.
         weights: a bundle that lies elsewhere.
         reference: the first and the last day to compare with instead.
@@ -83,7 +85,7 @@ def drift_of(
             of reference; or a damaged bundle.
     """
     found, usual = _Counts(), _Counts()
-    for line in read_audit(log):
+    for line in _lines(log):
         day, stream = str(line["time"])[:10], _stream(line)
         found.add((day, *stream), line)
         if reference is not None and reference[0] <= day <= reference[1]:
@@ -124,6 +126,19 @@ def days_given(text: str) -> tuple[str, str]:
     if not first or found != (first, last) or first > last:
         raise WaferError(f"--reference {text}: not two days; say 2026-01-01..2026-01-31")
     return found
+
+
+def _lines(log: Path) -> Iterator[dict[str, Any]]:
+    """Yield the answers of an audit log, or those that an output of `wafer watch` is made from."""
+    if not log.is_dir():
+        yield from read_audit(log)
+        return
+    if not (log / STATE).is_file():
+        raise _nothing(
+            log, f"no {STATE} in it", "name the output of `wafer watch`, or an audit log"
+        )
+    with open_state(log / STATE) as state:
+        yield from state.answers()
 
 
 class _Counts:

@@ -6,11 +6,13 @@ that brought it; everything else in the output is made from here, and can be mad
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wafer.datasets.errors import WaferError
 
@@ -131,6 +133,11 @@ class State:
                 "UPDATE files SET published = 1 WHERE path = ? AND key = ?",
                 [(each.path, each.key) for each in stored],
             )
+
+    def answers(self) -> Iterator[dict[str, Any]]:
+        """Yield what was answered for each content, broken ones too, in that order."""
+        rows = self._database.execute("SELECT answer FROM images ORDER BY number")
+        return (json.loads(answer) for (answer,) in rows)
 
     def counts(self) -> tuple[int, int, int]:
         """Return how many images were answered, how many were broken, and how many were copies."""

@@ -23,7 +23,7 @@ from wafer.inference.engines.choosing import AUTO
 from wafer.inference.output import csv_row
 from wafer.inference.sources import ImageInput
 from wafer.inference.workers import core_count
-from wafer.service.answers import answer_of
+from wafer.service.answers import answer_of, appearance_in
 from wafer.service.folder.answering import Answering
 from wafer.service.folder.looking import Found, Looking
 from wafer.service.folder.publishing import Output
@@ -32,7 +32,7 @@ from wafer.service.logs import log_as_json
 from wafer.service.models import Served, bundle_to_serve, first_bundle, passed
 from wafer.service.process import Answered
 
-__all__ = ["Ask", "Done", "Watcher", "watch_folder"]
+__all__ = ["STATE", "Ask", "Done", "Watcher", "watch_folder"]
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ def _answer(found: Found, answered: Answered, digest: str) -> Answer:
     row = answered.row
     lot = PurePosixPath(found.path).parent.as_posix()
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
-    content = {**answer_of(row, digest=digest), "time": time}
+    content = {**answer_of(row, digest=digest), **appearance_in(row), "time": time}
     # What could not be read has no digest: then it is this file, as it is now, that is known.
     instead = f"{found.path}:{found.seen.size}:{found.seen.changed}"
     key = row.sha256 or hashlib.sha256(instead.encode()).hexdigest()

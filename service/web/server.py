@@ -27,7 +27,7 @@ from wafer.service.models import Served, bundle_to_serve, first_bundle, passed
 from wafer.service.web.app import make_app
 from wafer.service.web.auditing import Auditing
 from wafer.service.web.metrics import Metrics
-from wafer.service.web.work import DRAIN, Work
+from wafer.service.web.work import DRAIN, MOST_WAITING, Work
 
 __all__ = ["Plan", "plan_server", "serve"]
 
@@ -53,6 +53,7 @@ class Plan:
     choose: Callable[[], Path]
     check: Callable[[Path], Served]
     deadline: float
+    queue: int
     audit: Path | None
     tls: tuple[Path, Path] | None
 
@@ -66,6 +67,7 @@ def plan_server(
     keys: Path | None = None,
     engine: str = AUTO,
     deadline: float = 2.0,
+    queue: int = MOST_WAITING,
     audit: Path | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
@@ -80,6 +82,7 @@ def plan_server(
         keys: a file of keys instead of the workspace's.
         engine: what runs the bundle: ``openvino``, ``onnxruntime`` or ``auto``.
         deadline: seconds that an image may wait for a process.
+        queue: images that may wait, at least 1.
         audit: the audit log instead of the workspace's; without either there is none.
         tls_cert: a certificate with its chain, as PEM, to serve over TLS.
         tls_key: its key, as PEM, without a password.
@@ -109,6 +112,7 @@ def plan_server(
         choose=choose,
         check=check,
         deadline=deadline,
+        queue=queue,
         audit=audit_file(None if workspace is None else workspace.root, audit=audit),
         tls=_tls(tls_cert, tls_key),
     )
@@ -148,6 +152,7 @@ async def _run(plan: Plan, listener: socket.socket, auditing: Auditing) -> None:
         check=plan.check,
         processes=core_count(),
         deadline=plan.deadline,
+        queue=plan.queue,
         metrics=metrics,
     )
     server = _Server(

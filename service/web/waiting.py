@@ -37,7 +37,7 @@ class Waiting:
     """A queue from which processes take a few images at once.
 
     Args:
-        most: images that may wait.
+        most: images that may wait; those of one request always find place in an empty queue.
         deadline: seconds that one may wait; then it is refused, and no process sees it.
     """
 
@@ -57,7 +57,7 @@ class Waiting:
         Raises:
             Refused: 503.
         """
-        if len(self._jobs) + number > self._most:
+        if self._jobs and len(self._jobs) + number > self._most:
             raise busy("queue_full", f"{len(self._jobs)} images wait already; try again later")
 
     def put(self, items: Sequence[ImageInput]) -> list[Job]:

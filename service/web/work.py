@@ -22,7 +22,7 @@ from wafer.service.web.metrics import Metrics
 from wafer.service.web.refusals import busy
 from wafer.service.web.waiting import Answer, Waiting
 
-__all__ = ["DRAIN", "Refusal", "Work"]
+__all__ = ["DRAIN", "MOST_WAITING", "Refusal", "Work"]
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class Work:
         check: returns it with an engine, after it gave its golden answers; raises `WaferError`.
         processes: at least 1.
         deadline: seconds that an image may wait.
+        queue: images that may wait.
         metrics: where everything is counted.
     """
 
@@ -68,13 +69,14 @@ class Work:
         check: Check,
         processes: int,
         deadline: float,
+        queue: int,
         metrics: Metrics,
     ) -> None:
         self._choose = choose
         self._check = check
         self._count = processes
         self._metrics = metrics
-        self._waiting = Waiting(most=MOST_WAITING, deadline=deadline)
+        self._waiting = Waiting(most=queue, deadline=deadline)
         self._fleet = self._fleet_of(first)
         self._for_boxes = Waiting(most=MOST_FOR_BOXES, deadline=deadline)
         self._boxes: Fleet | None = None

@@ -6,6 +6,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -192,6 +194,45 @@ def test_a_dead_process_costs_time_and_no_request(server: Any, shot: Shot) -> No
     assert server.logged("process of the model has ended")[0]["how"] == "SIGKILL"
 
 
+def test_a_model_file_replaced_by_garbage_gives_no_answer_instead_of_a_wrong_one(
+    fab: Any, server: Any, shot: Shot
+) -> None:
+    digest = server.classify(shot(220)).json["model_digest"]
+    path = next(fab.workspace.models.glob(f"sha256-{digest}")) / ONNX
+    whole = path.read_bytes()
+    path.write_bytes(b"garbage")
+    try:
+        assert server.classify(shot(220)).json["model_digest"] == digest
+        for worker in server.workers():
+            worker.kill()
+        server.until(lambda: server.classify(shot(220)).status == 503)
+        server.until(lambda: server.ask("/readyz").status == 503)
+    finally:
+        path.write_bytes(whole)
+    server.until_ready()
+    assert server.classify(shot(220)).json["model_digest"] == digest
+
+
+def test_a_key_that_is_revoked_while_its_image_arrives_opens_nothing_more(
+    fab: Any, server: Any, shot: Shot
+) -> None:
+    key, image = add_key(fab.root / KEYS, "stream"), shot(220)
+    before = _inside(server)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.putrequest("POST", "/v1/classify")
+    connection.putheader("authorization", f"Bearer {key}")
+    connection.putheader("content-length", str(len(image)))
+    connection.endheaders()
+    connection.send(image[:20])
+    server.until(lambda: _inside(server) == before + 1)
+    revoke_key(fab.root / KEYS, "stream")
+    connection.send(image[20:])
+    assert connection.getresponse().status == 200  # it was let in before
+    connection.close()
+    given = {"authorization": f"Bearer {key}"}
+    assert server.classify(image, headers=given).status == 401
+
+
 def test_told_to_end_it_answers_who_is_inside_lets_nobody_in_and_leaves_no_process(
     fab: Any, server: Any, shot: Shot
 ) -> None:
@@ -237,6 +278,83 @@ def _inside(server: Any) -> int:
     lines = server.ask("/metrics").raw.decode().splitlines()
     (line,) = [line for line in lines if line.startswith("wafer_requests_inside ")]
     return int(float(line.split()[1]))
+
+
+def test_killed_under_load_it_is_back_at_once_and_the_record_is_whole(
+    fab: Any, servers: Callable[..., Any], shot: Shot
+) -> None:
+    key = add_key(fab.root / KEYS, "kill")
+    server = servers("--deadline", "60")
+    server.key = key
+    server.until_ready()
+    workers = server.workers()
+    load = Load(server, shot(230), clients=4)
+    with load.running():
+        server.process.kill()
+        server.process.wait()
+    assert load.broken  # they saw it, and nobody got a wrong answer
+    assert {answer.status for answer in load.answers} == {200}
+    assert len({answer.json["confidence"] for answer in load.answers}) == 1
+    gone, left = psutil.wait_procs(workers, timeout=60)
+    assert (len(gone), left) == (len(workers), [])
+    again = servers("--deadline", "60")
+    again.key = key
+    again.until_ready()
+    # Of a processor, since others may be at work on this machine.
+    slowest = max(sum(w.cpu_times()[:2]) for w in again.workers())
+    assert sum(psutil.Process(again.process.pid).cpu_times()[:2]) + slowest < 3
+    lines = [json.loads(line) for line in (fab.root / AUDIT).read_text().splitlines()]
+    kept = {line["request_id"]: line["vector"] for line in lines}
+    for answer in load.answers:
+        assert kept[answer.json["request_id"]] == answer.json["vector"]
+
+    # A full disk under the log: nothing is answered that cannot be recorded.
+    limits = psutil.Process(again.process.pid).rlimit
+    before = limits(psutil.RLIMIT_FSIZE)
+    limits(psutil.RLIMIT_FSIZE, ((fab.root / AUDIT).stat().st_size + 10, before[1]))
+    full = again.classify(shot(230))
+    assert (full.status, full.json["code"]) == (503, "audit")
+    limits(psutil.RLIMIT_FSIZE, before)
+    number = again.classify(shot(230)).json["request_id"]
+    assert again.stop() == 0
+    verify_audit(fab.root / AUDIT)
+    last = json.loads((fab.root / AUDIT).read_text().splitlines()[-1])
+    assert last["request_id"] == number
+
+
+NAMESPACE = """
+import fcntl, http.client, json, socket, struct, subprocess, sys
+with socket.socket() as lo:  # a namespace of its own begins without even this
+    fcntl.ioctl(lo, 0x8914, struct.pack("16sh14x", b"lo", 0x41))
+image, *command = sys.argv[1:]
+server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+port = int(server.stdout.readline().rsplit(":", 1)[1])
+connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+connection.request("POST", "/v1/classify", open(image, "rb"))
+print(connection.getresponse().read().decode())
+server.terminate()
+sys.exit(server.wait())
+"""
+
+
+@pytest.mark.slow
+def test_without_any_network_it_answers_all_the_same(fab: Any, shot: Shot, tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no namespaces here")
+    (tmp_path / "a.png").write_bytes(shot(220))
+    program = [sys.executable, "-P", "-c", NAMESPACE, str(tmp_path / "a.png")]
+    wafer = [str(Path(sys.executable).with_name("wafer")), "serve", "--port", "0"]
+    options = ["--weights", str(fab.first.folder), "--keys", str(tmp_path / "k")]
+    done = subprocess.run(
+        ["unshare", "-rn", *program, *wafer, *options, "--deadline", "100"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=fab.environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["model_digest"] == fab.first.digest
 
 
 def test_it_does_not_start_with_what_cannot_work(

@@ -1,6 +1,7 @@
 """`wafer serve` over real sockets: what it answers, and what it refuses before it looks closely."""
 
 import csv
+import http.client
 import io
 import json
 import resource
@@ -13,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
+import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from schemathesis import GenerationMode
 
 from wafer.datasets.images import decode_bytes
 from wafer.detector.classification import classify_images
@@ -28,6 +32,7 @@ from wafer.service.web.server import MOST_CONNECTIONS
 from wafer.service.web.work import MOST_WAITING
 
 Shot = Callable[..., bytes]
+QUIET = list(HealthCheck)
 REFUSED = {400, 408, 413, 415, 422}
 HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
 
@@ -72,6 +77,13 @@ def bomb() -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     )
+
+
+def jpeg_bomb(shot: Shot) -> bytes:
+    """A JPEG whose header states 65,500 x 65,500 pixels."""
+    content = shot(90, kind="JPEG")
+    size = content.index(b"\xff\xc0") + 5
+    return content[:size] + struct.pack(">HH", 65_500, 65_500) + content[size + 4 :]
 
 
 def transparent() -> bytes:
@@ -141,6 +153,8 @@ def test_a_form_answers_for_each_file_and_says_which_is_damaged(server: Any, sho
         (lambda shot: shot(90)[:-30], 422, "damaged"),
         (lambda shot: transparent(), 422, "damaged"),
         (lambda shot: bomb(), 413, "too_many_pixels"),
+        (jpeg_bomb, 413, "too_many_pixels"),
+        (lambda shot: b"<script>" + shot(90), 415, "not_an_image"),
         (lambda shot: shot(90) + bytes(MAX_IMAGE), 413, "too_long"),
     ],
 )
@@ -220,6 +234,53 @@ def test_a_length_that_lies_does_no_harm(server: Any, shot: Shot) -> None:
     assert raw(server, HEAD + b"Content-Length: -1\r\n\r\n").startswith(b"HTTP/1.1 400")
     assert raw(server, b"\x16\x03\x01 no HTTP at all\r\n\r\n").startswith(b"HTTP/1.1 400")
     assert server.classify(image).json["class"] == "spot"
+
+
+def test_what_is_an_image_and_something_else_is_an_image(server: Any, shot: Shot) -> None:
+    other = b"PK\x03\x04<script>alert(1)</script>%PDF-1.7"
+    plain = server.classify(shot(200)).json
+    for content in (shot(200) + other, shot(200, kind="JPEG") + other):
+        reply = server.classify(content, headers={"content-type": "text/html"})
+        assert (reply.status, reply.json["class"]) == (200, plain["class"])
+        assert reply.headers["content-type"] == "application/json"
+        assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+def test_no_header_of_a_client_becomes_one_of_an_answer(server: Any, shot: Shot) -> None:
+    folded = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    said = raw(server, folded + b"X-Request-Id: abcdefgh\r\n Set-Cookie: a=b\r\n\r\n")
+    assert b"set-cookie" not in said.lower()
+    said = raw(server, folded + b"X-Request-Id: abcdefgh\rSet-Cookie: a=b\r\n\r\n")
+    assert b"set-cookie" not in said.lower()
+    reply = server.send_form([("a\r\nSet-Cookie: a=b\r\n\r\n.png", shot(200))])
+    assert reply.headers["set-cookie"] is None
+    assert reply.status in REFUSED | {200}
+
+
+def test_a_storm_of_other_paths_leaves_no_trace_in_the_figures(server: Any) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    for number in range(300):
+        connection.request("GET" if number % 2 else "BREW", f"/{number}/v1/classify?{number}=1")
+        response = connection.getresponse()
+        response.read()
+        assert response.status == 404
+    for method in ("GET", "DELETE", "PATCH", "TRACE"):
+        connection.request(method, "/v1/classify")
+        response = connection.getresponse()
+        response.read()
+        assert response.status == 405
+    connection.close()
+    lines = [name for name in figures(server) if name.startswith("wafer_requests_total")]
+    assert 'wafer_requests_total{path="other",status="404"}' in lines
+    assert len({line.split(",")[0] for line in lines}) < 12
+
+
+def test_it_has_no_connection_but_those_of_its_clients(server: Any, shot: Shot) -> None:
+    server.classify(shot(200))
+    parent = psutil.Process(server.process.pid)
+    own = [c.laddr.port for c in parent.net_connections(kind="inet")]
+    assert set(own) == {server.port}
+    assert [c for each in server.workers() for c in each.net_connections(kind="inet")] == []
 
 
 def test_a_client_that_goes_away_takes_nothing_with_it(server: Any, shot: Shot) -> None:
@@ -327,6 +388,31 @@ def test_the_description_of_the_interface_needs_no_other_site(server: Any) -> No
     assert "image/png" in operation["requestBody"]["content"]
     assert {"200", "401", "413", "415", "422", "429", "503"} <= set(operation["responses"])
     assert b"http" not in described.raw
+
+
+def test_nothing_that_the_description_allows_or_forbids_ends_in_a_fault(
+    server: Any, shot: Shot
+) -> None:
+    images = st.sampled_from([shot(90), shot(200, kind="JPEG"), transparent(), shot(90)[:-30]])
+    for kind in ("image/png", "image/jpeg", "image/tiff", "image/bmp", "application/octet-stream"):
+        schemathesis.openapi.media_type(kind, images | st.binary(max_size=200))
+    schema = schemathesis.openapi.from_url(f"{server.address}/openapi.json")
+    seen = set()
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        declared = {*operation.definition.raw["responses"], "422"}
+        strategies = [operation.as_strategy(generation_mode=mode) for mode in GenerationMode]
+
+        @settings(max_examples=12, deadline=None, database=None, suppress_health_check=QUIET)
+        @given(case=st.one_of(strategies))
+        def check(case: Any, declared: set[str] = declared) -> None:
+            response = case.call(base_url=server.address)
+            assert str(response.status_code) in declared, (case.as_curl_command(), response.text)
+            seen.add((case.operation.label, response.status_code))
+
+        check()
+    assert server.ask("/readyz").status == 200
+    assert {("GET /livez", 200), ("GET /v1/model", 200), ("POST /v1/classify", 200)} <= seen
 
 
 def test_a_full_queue_refuses_at_once_and_what_waited_too_long_is_never_looked_at(

@@ -22,7 +22,8 @@ def test_the_shipped_model_answers_what_the_readme_asks_and_gives_all_boxes(
     start: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    made = generate_workspace(tmp_path / "w", images=8, counts="balanced", size=340, processes=1)
+    counts = {"particle": 6, "scratch": 6}
+    made = generate_workspace(tmp_path / "w", counts=counts, size=340, processes=1)
     images = sorted(made.images.iterdir())
     here = tmp_path / "here"
     here.mkdir()

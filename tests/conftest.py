@@ -5,6 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# Other work on the machine is no fault of a test; `timeout` in pyproject.toml says how long one takes.
+settings.register_profile("wafer", deadline=None)
+settings.load_profile("wafer")
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,7 @@ def altered(source: Path, target: Path, **changes: object) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_model_and_its_record(made: Workspace, trained: TrainedRun) -> None:
     assert trained.folder == made.runs / "mlp_hog-001"
     assert sorted(p.name for p in trained.folder.iterdir()) == [
@@ -101,6 +102,7 @@ def test_an_unfinished_run_is_gone_on_with(workspace: Workspace) -> None:
     assert train_classifier(workspace, model="mlp_hog", imgsz=64, epochs=1).folder != first.folder
 
 
+@pytest.mark.slow
 def test_the_command_line_from_training_to_rows(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ def test_the_version_is_that_of_the_distribution(runner: CliRunner) -> None:
     assert result.stdout == "wafer 0.1.0\n"
 
 
+@pytest.mark.slow
 def test_every_command_has_help(runner: CliRunner) -> None:
     for name in COMMANDS.commands:
         result = runner.invoke(app, [name, "--help"])
@@ -79,6 +80,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -114,6 +116,7 @@ def test_a_usage_error_is_exit_code_2(runner: CliRunner) -> None:
     assert runner.invoke(app, ["reproduce", "4"]).exit_code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

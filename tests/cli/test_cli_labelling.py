@@ -22,6 +22,7 @@ def run(*arguments: str | Path) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_the_ledger_from_nothing_to_an_edit(made: Path) -> None:
     where = ("--workspace", made)
     assert run("ledger", "verify", *where)[:2] == (0, "0 entries about 0 images, 0 faults\n")

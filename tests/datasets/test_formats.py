@@ -55,6 +55,7 @@ def saved(root: Path, rows: Sequence[tuple[Sample, tuple[int, int]]]) -> Dataset
     return Dataset(root, CLASSES, tuple(sample for sample, _ in rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 @given(rows=datasets())
 @settings(max_examples=60, deadline=None)

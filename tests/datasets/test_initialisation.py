@@ -150,6 +150,7 @@ def test_the_folder_of_the_data_can_be_the_workspace(data: Path) -> None:
     assert 'images = "images"' in (data / "wafer.toml").read_text()
 
 
+@pytest.mark.slow
 def test_figures_of_earlier_runs_are_no_images(data: Path) -> None:
     folder = data / "images"
     figure = folder / "runs" / "train" / "yolov5n-001" / "results.png"
@@ -193,6 +194,7 @@ def test_one_image_cannot_be_split(tmp_path: Path) -> None:
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.slow
 def test_a_second_time_needs_force(data: Path) -> None:
     arguments = {"images": data / "images", "image_labels": data / "table.csv"}
     initialise(data / "w", **arguments)  # type: ignore[arg-type]
@@ -201,6 +203,7 @@ def test_a_second_time_needs_force(data: Path) -> None:
     initialise(data / "w", **arguments, force=True)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_new_split_keeps_the_table_and_what_is_unused(data: Path) -> None:
     made = initialise(data / "w", images=data / "images", image_labels=data / "table.csv")
     table = made.workspace.table

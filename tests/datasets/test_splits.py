@@ -31,16 +31,19 @@ def lots(groups: int, a_group: int, classes: str, seed: int = 0) -> list[Sample]
     ]
 
 
+@pytest.mark.slow
 def test_shares_hold_in_every_class() -> None:
     samples = [Sample(f"{name}{i}.png", name) for name in "ab" for i in range(100)]
     assert counts(split_samples(samples)) == {"a": [65, 15, 20], "b": [65, 15, 20]}
 
 
+@pytest.mark.slow
 def test_other_shares() -> None:
     samples = [Sample(f"{i}.png", "a") for i in range(100)]
     assert counts(split_samples(samples, train=0.8, val=0.2, test=0))["a"] == [80, 20, 0]
 
 
+@pytest.mark.slow
 def test_a_group_is_in_one_split_and_shares_are_near() -> None:
     result = split_samples(lots(60, 10, "aaaaabbc"))
     splits = {group: {s.split for s in result if s.group == group} for group in map(str, range(60))}
@@ -50,6 +53,7 @@ def test_a_group_is_in_one_split_and_shares_are_near() -> None:
         assert np.abs(shares - [0.65, 0.15, 0.2]).max() < 0.05, name
 
 
+@pytest.mark.slow
 def test_the_order_of_the_samples_does_not_matter_but_the_seed_does() -> None:
     samples = lots(30, 5, "aab")
     shuffled = random.Random(1).sample(samples, len(samples))
@@ -59,6 +63,7 @@ def test_the_order_of_the_samples_does_not_matter_but_the_seed_does() -> None:
     assert {s.image: s.split for s in split_samples(samples, seed=1)} != splits
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32), st.lists(st.integers(1, 6), min_size=1, max_size=8))
 @settings(max_examples=15, deadline=None)
 def test_a_class_of_three_groups_is_in_every_split(seed: int, groups: list[int]) -> None:
@@ -85,12 +90,14 @@ def test_a_class_of_three_groups_is_in_every_split(seed: int, groups: list[int])
             assert absent == tuple(p for p in ("val", "test") if p in filled)
 
 
+@pytest.mark.slow
 def test_wafers_with_several_classes_each_still_give_every_class_to_every_split() -> None:
     rare = [Sample(f"{g}/rare.png", "rare", group=str(g)) for g in (3, 17, 28)]
     result = split_samples(lots(40, 8, "aaab") + rare)
     assert missing_classes(result) == {}
 
 
+@pytest.mark.slow
 def test_images_without_a_class_are_split_by_the_rarest_of_their_boxes() -> None:
     box = Box(0, 0, 1, 1)
 

@@ -62,6 +62,7 @@ def test_box_rule(change: dict[tuple[int, int], float], box: Box | None) -> None
     assert change_box(field) == box
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
 def test_boxes_lie_in_the_frame_and_can_be_seen(difficulty: str) -> None:
     for spec in _specs(6, size=240, difficulty=difficulty, seed=2):
@@ -72,6 +73,7 @@ def test_boxes_lie_in_the_frame_and_can_be_seen(difficulty: str) -> None:
             assert finding.cnr >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "difficulty"), [(64, "hard"), (64, "paper"), (97, "easy")])
 def test_small_images_take_every_class(size: int, difficulty: str) -> None:
     for spec in _specs(8, size=size, difficulty=difficulty, seed=1):
@@ -80,6 +82,7 @@ def test_small_images_take_every_class(size: int, difficulty: str) -> None:
         assert len(rendering.boxes) >= (spec.image_class != "no_defect")
 
 
+@pytest.mark.slow
 def test_images_of_each_mode_and_family_have_every_defect() -> None:
     spec = _specs(1, size=200)[0]
     for number, image_class in enumerate(DRAWN_CLASSES):
@@ -89,6 +92,7 @@ def test_images_of_each_mode_and_family_have_every_defect() -> None:
                 assert render_sample(made).boxes
 
 
+@pytest.mark.slow
 def test_boxes_of_two_defects_do_not_overlap() -> None:
     renderings = [render_sample(s) for s in plan_samples({"particle": 120}, size=160, seed=4)]
     pairs = [r.boxes for r in renderings if len(r.boxes) == 2]
@@ -96,6 +100,7 @@ def test_boxes_of_two_defects_do_not_overlap() -> None:
     assert all(one.iou(other) == 0 for one, other in pairs)
 
 
+@pytest.mark.slow
 def test_some_defects_are_cut_by_the_frame() -> None:
     specs = plan_samples({"particle": 150}, size=160, difficulty="hard", seed=9)
     boxes = [box for spec in specs for box in render_sample(spec).boxes]
@@ -111,6 +116,7 @@ def test_centre_spread_puts_defects_in_the_middle() -> None:
     assert 0.035 < offsets.std() < 0.065
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_class", ["BEOL", "small_missing_cu"])
 def test_where_the_middle_holds_no_place_an_edit_goes_further_out(image_class: str) -> None:
     # Exactly in the middle of many of these images there is no copper, or nothing to bridge.
@@ -120,6 +126,7 @@ def test_where_the_middle_holds_no_place_an_edit_goes_further_out(image_class: s
     assert np.median(np.abs(offsets)) < 0.1
 
 
+@pytest.mark.slow
 def test_a_spread_of_one_is_as_good_as_even() -> None:
     specs = plan_samples({"particle": 200}, size=128, center_sigma=1.0, seed=2)
     boxes = [render_sample(spec).boxes[0] for spec in specs]
@@ -128,6 +135,7 @@ def test_a_spread_of_one_is_as_good_as_even() -> None:
     np.testing.assert_allclose(thirds, 1 / 3, atol=0.07)
 
 
+@pytest.mark.slow
 def test_a_second_defect_lies_anywhere() -> None:
     specs = plan_samples({"particle": 300}, size=128, seed=4)
     pairs = [b for b in (render_sample(spec).boxes for spec in specs) if len(b) == 2]
@@ -136,6 +144,7 @@ def test_a_second_defect_lies_anywhere() -> None:
     assert max(away) > 0.25
 
 
+@pytest.mark.slow
 def test_tools_differ_in_sharpness_and_noise() -> None:
     cameras = {
         tool: [
@@ -259,6 +268,7 @@ def test_sizes_overlap_between_classes() -> None:
             assert np.mean((one > low) & (one < high)) > 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [340, 680])
 def test_where_noise_would_hide_every_edit_the_exposure_is_longer(size: int) -> None:
     spec = SampleSpec(

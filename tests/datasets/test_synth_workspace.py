@@ -157,6 +157,7 @@ def _children(parent: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_run_killed_while_it_wrote_the_tables_is_completed(made: Workspace, tmp_path: Path) -> None:
     root = tmp_path / "made"
     generate_workspace(root, **SMALL)  # type: ignore[arg-type]
@@ -172,6 +173,7 @@ def test_run_killed_in_its_first_moment_is_completed(made: Workspace, tmp_path: 
     assert _digests(generate_workspace(root, **SMALL).root) == _digests(made.root)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_share_of_boxes(tmp_path: Path) -> None:
     counts = {"BEOL": 20, "particle": 6, "no_defect": 8, "deviation": 6}
     made = generate_workspace(
@@ -188,6 +190,7 @@ def test_share_of_boxes(tmp_path: Path) -> None:
     assert Counter(s.image_class for s in looked)["deviation"] == 6
 
 
+@pytest.mark.slow
 def test_noise_in_labels_is_in_train_alone(tmp_path: Path) -> None:
     arguments = {"counts": {"BEOL": 30, "scratch": 30, "no_defect": 20}, "size": 64, "processes": 1}
     clean = generate_workspace(tmp_path / "clean", **arguments)  # type: ignore[arg-type]

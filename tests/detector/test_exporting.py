@@ -198,6 +198,7 @@ def test_an_int8_network_that_answers_otherwise_is_refused_and_nothing_stays(
     assert [p for p in sorted(workspace.models.rglob("*")) if p.name != ".lock"] == before
 
 
+@pytest.mark.slow
 def test_without_nncf_the_extra_to_install_is_named(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

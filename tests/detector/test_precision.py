@@ -64,6 +64,7 @@ def test_what_was_chosen_is_remembered(
     ]
 
 
+@pytest.mark.slow
 def test_the_probe_leaves_the_model_as_it_was(model: CpuModel) -> None:
     def state() -> dict[str, Any]:
         return {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -347,6 +347,7 @@ def test_training_uses_no_network_and_writes_only_into_the_workspace_and_the_cac
     assert [p.name for p in (home / ".cache").iterdir()] == ["wafer"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -57,6 +57,7 @@ def test_weighted_accuracy_is_accuracy_plus_covariance_over_mean(
     assert weighted_accuracy(confidence, correct) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(answers_of_four_classes)
 def test_class_rates_agree_with_scikit_learn(pairs: list[tuple[int, int]]) -> None:

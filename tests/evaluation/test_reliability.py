@@ -83,6 +83,7 @@ def test_no_figure_depends_on_the_order_of_the_images(pairs, random) -> None:  #
     np.testing.assert_allclose(risk_coverage(*one).risk, risk_coverage(*other).risk)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(answers)
 def test_the_brier_score_is_that_of_scikit_learn(pairs: list[tuple[float, bool]]) -> None:

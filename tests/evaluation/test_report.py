@@ -134,6 +134,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.slow
 def test_the_folder_holds_metrics_figures_and_page(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         [*FIGURES, "metrics.json", "report.html"]
@@ -185,16 +186,19 @@ def test_the_mistakes_are_shown_surest_first_with_their_boxes(text: str) -> None
     assert 'viewBox="0 11.0 48.0 48.0"' in cards[1]
 
 
+@pytest.mark.slow
 def test_training_images_are_said_to_be_among_them(tmp_path: Path, text: str) -> None:
     label = "optimistic: includes training images"
     assert label not in text
     assert label in write(tmp_path, material(), split="all")
 
 
+@pytest.mark.slow
 def test_the_same_evaluation_gives_the_same_bytes(tmp_path: Path, text: str) -> None:
     assert write(tmp_path, material()) == text
 
 
+@pytest.mark.slow
 def test_a_figure_that_no_longer_applies_is_removed(tmp_path: Path) -> None:
     samples, predictions, detections = material()
     write(tmp_path, (samples, predictions, detections))
@@ -205,6 +209,7 @@ def test_a_figure_that_no_longer_applies_is_removed(tmp_path: Path) -> None:
     assert "mAP50" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_report_on_next_to_nothing(tmp_path: Path, count: int) -> None:
     samples, predictions, _ = material()
@@ -214,6 +219,7 @@ def test_a_report_on_next_to_nothing(tmp_path: Path, count: int) -> None:
     assert (tmp_path / "truth_and_prediction.png").exists() is bool(count)
 
 
+@pytest.mark.slow
 def test_few_images_are_read_of_many(tmp_path: Path) -> None:
     samples = [Sample(f"{i}.png", CLASSES.names[i % 2]) for i in range(300)]
     predictions = [Prediction(s.image, None, "clean", 0.5, "auto") for s in samples]
@@ -235,6 +241,7 @@ def test_few_images_are_read_of_many(tmp_path: Path) -> None:
     assert len(read) == 24
 
 
+@pytest.mark.slow
 def test_every_class_is_among_the_truths_beside_answers(tmp_path: Path) -> None:
     names = [f"class{i:02d}" for i in range(15)]
     classes = ClassTable(tuple(DefectClass(i, name) for i, name in enumerate(names)))
@@ -269,6 +276,7 @@ def test_every_class_is_among_the_truths_beside_answers(tmp_path: Path) -> None:
     assert sorted(image[:7] for image in read) == names
 
 
+@pytest.mark.slow
 def test_names_that_are_not_unicode_do_not_stop_the_report(tmp_path: Path) -> None:
     sample = Sample("caf\udce9.png", DUST, ())
     prediction = Prediction(sample.image, None, "clean", 0.5, "auto")

@@ -307,6 +307,7 @@ def with_splits(workspace: Workspace, split_of: Callable[[str, int], str]) -> No
             writer.writerow({**row, "split": split_of(row["class"], number)})
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_split_by_group_are_refused_at_once(
     source: Workspace, tmp_path: Path
 ) -> None:

@@ -89,6 +89,7 @@ def asked(tmp_path: Path) -> int:
     return len((tmp_path / "asked").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "refusal", "times"),
     [
@@ -132,6 +133,7 @@ def test_an_engine_of_another_precision_or_not_installed_is_not_even_started(
     assert not (tmp_path / "asked").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_memory_is_asked_for_again(
     make: Make, backend: Callable[..., Backend], tmp_path: Path
 ) -> None:
@@ -143,6 +145,7 @@ def test_a_damaged_memory_is_asked_for_again(
     assert asked(tmp_path) == 2
 
 
+@pytest.mark.slow
 def test_auto_takes_the_fastest_that_passes_and_says_why_not_the_others(
     make: Make, backend: Callable[..., Backend], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -155,6 +158,7 @@ def test_auto_takes_the_fastest_that_passes_and_says_why_not_the_others(
     assert choose_backend(bundle, backends, engine="brightness_slow").name == "brightness_slow"
 
 
+@pytest.mark.slow
 def test_a_reserve_is_asked_only_where_no_other_passes(
     make: Make, backend: Callable[..., Backend], tmp_path: Path
 ) -> None:
@@ -165,6 +169,7 @@ def test_a_reserve_is_asked_only_where_no_other_passes(
     assert choose_backend(make(), [reserve, backend("wrong")]) == reserve
 
 
+@pytest.mark.slow
 def test_where_none_passes_every_reason_is_said(
     make: Make, backend: Callable[..., Backend]
 ) -> None:

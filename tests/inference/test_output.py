@@ -390,6 +390,7 @@ def test_names_come_back_from_the_csv(images: Path) -> None:
     assert {row["class"] for row in rows} == {"scratch"}
 
 
+@pytest.mark.slow
 def test_order_is_kept_whatever_decoding_takes(images: Path) -> None:
     sides = np.random.default_rng(1).permutation(np.tile([8, 1500], 40))
     for number, side in enumerate(sides):
@@ -422,6 +423,7 @@ def peak_memory(images: Path, name: str, number: int) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.png", "zero.png"], ids=["images", "errors"])
 def test_memory_does_not_grow_with_the_number_of_images(images: Path, name: str) -> None:
     (images / "a.png").write_bytes(png(204, 51))

@@ -10,6 +10,8 @@ import pytest
 from wafer.inference.engines.open_vino import OpenVinoEngine, openvino, save
 from wafer.inference.engines.quantising import quantise
 
+pytestmark = pytest.mark.slow
+
 SIZE, CHANNELS = 16, 32
 
 

@@ -160,6 +160,7 @@ add_bundle(Path(sys.argv[1]), fill)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_nothing_that_the_next_one_does_not_remove(
     make: Make, tmp_path: Path
 ) -> None:

@@ -101,6 +101,7 @@ def test_what_cannot_be_read_is_listed(folder: Path) -> None:
     assert names(["images"]) == ["a.JPG", "b.png", "dangling.png", "dir.png"]
 
 
+@pytest.mark.slow
 def test_deep_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for _ in range(1200):  # deeper than Python recurses

@@ -86,6 +86,7 @@ def test_whole_pieces_are_kept_and_nothing_is_done_twice(images: Path, at: int, 
     assert hidden(images) == []
 
 
+@pytest.mark.slow
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -34,6 +34,7 @@ def test_a_small_class_is_looked_at_whole(accepted: int) -> None:
     assert plan_audit(accepted, attempt=1, **PROMISE) is None
 
 
+@pytest.mark.slow
 @given(
     accepted=st.integers(70, 3000),
     promise=st.sampled_from([0.8, 0.9, 0.95]),

@@ -379,6 +379,7 @@ FIXTURE = settings(
 )
 
 
+@pytest.mark.slow
 @FIXTURE
 @given(changes=CHANGES)
 def test_what_is_recorded_is_what_is_read_and_rebuilt(

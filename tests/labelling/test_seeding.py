@@ -162,6 +162,7 @@ def some() -> list[Sample]:
     ]
 
 
+@pytest.mark.slow
 def test_only_undrawn_training_images_of_box_classes_are_chosen(tmp_path: Path) -> None:
     workspace = made(tmp_path, some())
     choice = choose_seed(workspace, 99)
@@ -179,6 +180,7 @@ def choice_counts(choice: SeedChoice) -> dict[str | None, int]:
     return dict(Counter(s.image_class for s in choice.samples))
 
 
+@pytest.mark.slow
 def test_the_same_call_gives_the_same_choice_from_memory_too(tmp_path: Path) -> None:
     workspace = made(tmp_path, some())
     first = choose_seed(workspace, 6)
@@ -238,6 +240,7 @@ def test_nothing_left_to_draw_is_said(tmp_path: Path) -> None:
         choose_seed(workspace, 1)
 
 
+@pytest.mark.slow
 def test_the_list_is_in_the_order_of_drawing_and_an_older_one_is_kept(tmp_path: Path) -> None:
     workspace = made(tmp_path, some())
     choice = choose_seed(workspace, 5)

@@ -44,6 +44,7 @@ def test_a_module_imports_only_its_own_room_and_lower_ones(path: Path) -> None:
     assert upward == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "module"),
     [
@@ -65,6 +66,7 @@ def test_one_module_imports_a_package_that_has_to_be_fenced_in(package: str, mod
     assert [str(p.relative_to(ROOT)) for p in python_files() if imports_it(p)] == [module]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", sorted(LEVEL))
 def test_importing_a_room_loads_no_heavy_library(room: str) -> None:
     code = (

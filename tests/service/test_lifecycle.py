@@ -25,6 +25,8 @@ from wafer.service.audit import AUDIT, verify_audit
 from wafer.service.keys import KEYS, add_key, revoke_key
 from wafer.service.web.server import plan_server
 
+pytestmark = pytest.mark.slow
+
 Shot = Callable[..., bytes]
 
 

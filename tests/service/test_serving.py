@@ -31,6 +31,8 @@ from wafer.service.web.intake import MAX_IMAGE, MAX_IMAGES
 from wafer.service.web.server import MOST_CONNECTIONS
 from wafer.service.web.work import MOST_WAITING
 
+pytestmark = pytest.mark.slow
+
 Shot = Callable[..., bytes]
 QUIET = list(HealthCheck)
 REFUSED = {400, 408, 413, 415, 422}

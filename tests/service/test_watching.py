@@ -307,6 +307,7 @@ def command(fab: Any, folder: Path, target: Path, *options: str) -> list[str]:
     return [WAFER, "watch", str(folder), *where, "--settle", "0", *options]
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_ends_with_the_rows_of_classify(
     fab: Any, lots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,6 +359,7 @@ def watching_process(fab: Any, tmp_path: Path) -> Iterator[Any]:
     process.wait()
 
 
+@pytest.mark.slow
 def test_it_answers_what_appears_follows_the_promoted_bundle_and_ends_when_told(
     fab: Any, watching_process: Any, tmp_path: Path, shot: Shot
 ) -> None:

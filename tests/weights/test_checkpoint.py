@@ -85,6 +85,7 @@ save_checkpoint(Path(sys.argv[1]), dict(reversed(TENSORS.items())), **FIELDS)
 """
 
 
+@pytest.mark.slow
 def test_equal_input_gives_equal_bytes_in_every_process(path: Path) -> None:
     save_checkpoint(path, TENSORS, **FIELDS)
     other = path.with_name("other.safetensors")

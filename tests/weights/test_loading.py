@@ -185,6 +185,7 @@ def test_a_zip_that_is_no_model(tmp_path: Path) -> None:
         load_tensors(tmp_path / "x.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
 @settings(
     max_examples=150,

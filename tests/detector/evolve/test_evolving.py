@@ -34,6 +34,8 @@ from wafer.detector.evolve.trial import outcome_of
 from wafer.detector.hyperparameters import read_hyp
 from wafer.inference.bundle import WEIGHTS, open_bundle
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {"epochs": 4, "batch": 32, "imgsz": 64, "device": "cpu"}
 
 

@@ -88,6 +88,7 @@ def simulated(*, with_class: bool) -> tuple[RoundResult, dict[str, tuple[Annotat
     return result, truth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_class", [True, False])
 def test_good_classes_are_accepted_and_the_hopeless_one_is_not(with_class: bool) -> None:
     result, truth = simulated(with_class=with_class)

@@ -49,6 +49,7 @@ def view(candidates: Candidates, number: int) -> tuple[np.ndarray, np.ndarray]:
     return boxes[order], scores[order]
 
 
+@pytest.mark.slow
 def test_a_mirrored_view_is_the_view_of_the_mirrored_image(
     workspace: Workspace, tmp_path: Path
 ) -> None:

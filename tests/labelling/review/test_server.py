@@ -21,6 +21,8 @@ from wafer.labelling.review.desk import Desk
 from wafer.labelling.review.server import review_token
 from wafer.labelling.verifying import verify_ledger
 
+pytestmark = pytest.mark.slow
+
 ADA = {"session": "ada-00001", "who": "Ada"}
 GRACE = {"session": "grace-001", "who": "Grace"}
 

@@ -336,6 +336,7 @@ def test_a_source_that_is_nothing_known_is_said(workspace: Workspace) -> None:
             import_labels(workspace, source)
 
 
+@pytest.mark.slow
 def test_the_command_names_the_host_and_takes_the_boxes(
     workspace: Workspace, remote: Any, exported: Any
 ) -> None:

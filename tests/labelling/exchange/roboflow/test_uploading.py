@@ -338,6 +338,7 @@ def run(workspace: Workspace, *arguments: str, answer: str = "") -> Any:
 SEED = ("seed", "2", "--strategy", "random", "--to", "roboflow", "--project")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ["", "n\n"])
 def test_the_command_says_what_it_would_send_and_asks(
     workspace: Workspace, remote: Any, answer: str
@@ -350,6 +351,7 @@ def test_the_command_says_what_it_would_send_and_asks(
     assert remote.requests == ["project"]
 
 
+@pytest.mark.slow
 def test_the_command_sends_with_yes(workspace: Workspace, remote: Any) -> None:
     done = run(workspace, *SEED, remote.name, "--yes")
     assert done.returncode == 0, done.stderr

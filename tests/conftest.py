@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# Other work on the machine is no fault of a test; `timeout` in pyproject.toml says how long one takes.
+# Other work on the machine is no fault of a test; pyproject.toml limits how long any one takes.
 settings.register_profile("wafer", deadline=None)
 settings.load_profile("wafer")
 

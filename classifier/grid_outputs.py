@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from matplotlib.axes import Axes  # noqa: TID253
 from matplotlib.figure import Figure  # noqa: TID253
@@ -79,11 +80,15 @@ def grid_table(points: Sequence[Point]) -> Table:
 
 
 def grid_figure(points: Sequence[Point]) -> Figure:
-    """Return the loss on validation against the rate, and its course for each rate."""
+    """Return the loss on validation against the rate, and its course for each rate.
+
+    Where a training explodes its losses are above the frame, which is that of the others.
+    """
     figure = Figure(figsize=(9.6, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     _draw_rates(left, points)
     _draw_courses(right, points)
+    left.set_ylim(0, _highest(points))
     lowest = _lowest(points)
     best = "" if lowest is None else f": {lowest.rate:g}, loss {lowest.best.val_loss:.3f}"
     for axes, title in ((left, f"Best rate{best}"), (right, "How each training went")):
@@ -126,6 +131,13 @@ def _draw_courses(axes: Axes, points: Sequence[Point]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if axes.lines:
         axes.legend(title="learning rate", frameon=False, fontsize=8.5)
+
+
+def _highest(points: Sequence[Point]) -> float:
+    """Return the end of an axis of losses, for first and lowest ones but for single huge ones."""
+    trained = [point for point in points if point.epochs]
+    losses = [loss for p in trained for loss in (p.epochs[0].val_loss, p.best.val_loss)]
+    return 1.1 * min(max(losses), 3 * median(losses)) or 1.0 if losses else 1.0
 
 
 def _lowest(points: Sequence[Point]) -> Point | None:

@@ -36,7 +36,7 @@ MODEL_FILE = Path("weights", "best.safetensors")
 RECORD = "run.json"
 LOCK = ".lock"
 # Of a training that has not quite ended: what a finished run does not need.
-UNFINISHED = ("state.pt", "*.tensors", "overrides.json", ".lock")
+UNFINISHED = ("state.pt", "*.tensors", "overrides.json", ".lock", ".*.tmp-*")
 PACKAGES = ("wafer-defects", "ultralytics", "torch", "torchvision", "numpy", "opencv-python")
 
 

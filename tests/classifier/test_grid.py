@@ -10,9 +10,9 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from wafer.classifier import grid as searching
-from wafer.classifier.course import read_epochs
+from wafer.classifier.course import Epoch, read_epochs
 from wafer.classifier.grid import Searched, learning_rates, search_grid
-from wafer.classifier.grid_outputs import table_text
+from wafer.classifier.grid_outputs import Point, grid_figure, table_text
 from wafer.classifier.training import Plan
 from wafer.cli import app
 from wafer.datasets.errors import StorageError, TrainingError
@@ -92,6 +92,21 @@ def test_a_table_and_a_picture_are_left(searched: Searched) -> None:
         assert float(row["val_loss"]) == best.val_loss
         assert (searched.folder / row["run"] / "run.json").is_file()
     assert imread(searched.folder / "grid.png").shape[1] > 1000
+
+
+def test_a_training_that_explodes_does_not_hide_the_others() -> None:
+    def point(rate: float, *losses: float) -> Point:
+        epochs = (Epoch(number, 1.0, loss, 0.5) for number, loss in enumerate(losses, 1))
+        return Point(rate, "points", tuple(epochs))
+
+    calm = (point(0.01, 2.0, 0.5), point(0.02, 2.4, 1.0))
+    for wild in (point(0.5, 6.0, 1e36), point(0.5, 1e36, 1e30)):
+        for axes in grid_figure([*calm, wild]).axes:
+            bottom, top = axes.get_ylim()
+            assert bottom == 0
+            assert 2.4 < top < 10
+    for points in ([point(0.1, 0.0)], [Point(0.1, reason="it diverged")]):
+        assert grid_figure(points).axes[0].get_ylim() == (0, 1)
 
 
 def test_a_killed_search_goes_on_and_repeats_no_finished_point(

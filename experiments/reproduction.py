@@ -201,6 +201,8 @@ def _comparison(
         for outcome in models.run(table):
             done = replace(done, outcomes=(*done.outcomes, outcome))
             done.write()
+        if table == 1 and done.best is not None:
+            models.report(done.best)
         done.write_page()
     return done
 

@@ -307,7 +307,7 @@ def _terminal_speed(comparison: Comparison) -> Table:
     for row in comparison.rows():
         shown.add_row(
             row["model"],
-            row["published_speed"] or NOTHING,
+            (row["published_speed"] or NOTHING).partition(",")[0],
             *(_number(row[f"{part}_ms"], 1) for part in PARTS),
             _whole(row["best_batch"]),
             _number(row["best_batch_ms"], 1),

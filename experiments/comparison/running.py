@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wafer.classifier.evaluating import measure_answers
+from wafer.classifier.evaluating import Measured, measure_answers
 from wafer.classifier.images import Chosen, choose_images
 from wafer.classifier.loading import load_classifier
 from wafer.classifier.names import NETWORKS
@@ -33,7 +33,7 @@ from wafer.detector.training import prepare_training, train_detector
 from wafer.evaluation.metrics import Interval, weighted_accuracy
 from wafer.evaluation.paired import resampled_interval
 from wafer.evaluation.reliability import calibration_error, equal_mass_bins
-from wafer.evaluation.report import METRICS_FILE
+from wafer.evaluation.report import METRICS_FILE, REPORT_FILE
 from wafer.evaluation.results import Evaluation
 from wafer.experiments.comparison.plan import CLASSIFIERS, Scale, Training
 from wafer.experiments.comparison.speed import Speed, measure_speed, read_speed, write_speed
@@ -66,8 +66,7 @@ TIMED_IMAGES = 32
 class Answered:
     """The answers of a model to the images of a split, in the order of ``images``.
 
-    ``correct`` and ``confidence`` have shape (n,); ``metrics`` is the content of metrics.json,
-    which there is of test.
+    ``correct`` and ``confidence`` have shape (n,); ``metrics`` is the content of metrics.json.
     """
 
     images: tuple[str, ...]
@@ -168,6 +167,13 @@ class Models:
             yield self.outcome(name, run)
             self.progress("all", number + 1, len(self.names))
 
+    def report(self, outcome: Outcome) -> None:
+        """Write the report of a model on test, with its pictures, unless it is there."""
+        folder = outcome.run / "test"
+        if not (folder / REPORT_FILE).is_file():  # it is written last
+            measured = self._answers(self._predictor(outcome.name, outcome.run), "test")
+            measured.report(self.workspace, folder=folder)
+
     def outcome(self, name: str, run: Path) -> Outcome:
         """Return what is known of a model from the folder of its finished run."""
         with (run / RESULTS).open(encoding="utf-8", newline="") as handle:
@@ -224,15 +230,18 @@ class Models:
             return
         predictor = self._predictor(name, run)
         for split in missing:
-            done = measure_answers(
-                self.workspace,
-                predictor,
-                split=split,
-                progress=lambda done, total: self.progress("evaluating", done, total),
-            )
-            if split == "test":
-                done.report(self.workspace, folder=run / split)
+            done = self._answers(predictor, split)
+            metrics = json.dumps(done.evaluation.to_dict(), indent=2, allow_nan=False)
+            write_text(run / split / METRICS_FILE, metrics + "\n")
             _write_answers(run / split, done.evaluation)  # last: says that all is there
+
+    def _answers(self, predictor: Predictor, split: Part) -> Measured:
+        return measure_answers(
+            self.workspace,
+            predictor,
+            split=split,
+            progress=lambda done, total: self.progress("evaluating", done, total),
+        )
 
     def _time(self, name: str, run: Path) -> None:
         samples = choose_images(self.workspace, self.workspace.samples(), "test").samples
@@ -330,12 +339,11 @@ def _write_answers(folder: Path, evaluation: Evaluation) -> None:
 def _read_answers(folder: Path) -> Answered:
     with (folder / ANSWERS).open(encoding="utf-8", newline="") as handle:
         rows = sorted(csv.DictReader(handle), key=lambda row: row["image"])
-    metrics = folder / METRICS_FILE
     return Answered(
         images=tuple(row["image"] for row in rows),
         correct=np.array([row["truth"] == row["class"] for row in rows], np.bool_),
         confidence=np.array([float(row["confidence"]) for row in rows]),
-        metrics=_read(metrics) if metrics.is_file() else {},
+        metrics=_read(folder / METRICS_FILE),
     )
 
 

@@ -38,6 +38,8 @@ __all__ = [
 AUXILIARY = 0.4
 """Weight of the loss of an auxiliary head. Source: Szegedy et al., 2015, section 5."""
 PROBE_BATCH = 8
+WORTH_A_PROBE = 500
+"""Images that a training shows at least; the probe itself takes as long as some eighty."""
 VALIDATED_AT_ONCE = 64
 
 Floats3 = tuple[float, float, float]
@@ -177,7 +179,8 @@ def fit_cnn(task: Task, build: Build, schedule: Schedule, *, name: str) -> Tenso
     optimizer, scheduler = schedule(list(model.parameters()), task.settings, batches)
     course = Course(task.folder, task.settings.patience)
     best = _go_on(task, model, optimizer, scheduler, course)
-    if best is None and task.device == "cpu":
+    seen = len(task.train) * task.settings.epochs
+    if best is None and task.device == "cpu" and seen >= WORTH_A_PROBE:
         model.precision = _fastest_precision(model, name, task)
     for epoch in range(len(course.epochs) + 1, task.settings.epochs + 1):
         if course.over:

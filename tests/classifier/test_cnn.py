@@ -77,6 +77,21 @@ def test_it_learns_and_answers_alone_as_among_others(make_task: Callable[..., Ta
     np.testing.assert_allclose(network.logits(colour), network.logits(task.val.pixels), atol=1e-6)
 
 
+@pytest.mark.parametrize(("epochs", "probes"), [(10, 0), (11, 1)])
+def test_only_a_training_that_is_longer_than_the_probe_is_probed(
+    make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch, epochs: int, probes: int
+) -> None:
+    probed: list[str] = []
+
+    def faster_precision(step: str, seconds: object) -> str:
+        probed.append(step)
+        return "float32"
+
+    monkeypatch.setattr(cnn, "faster_precision", faster_precision)
+    fitted(make_task(classes=3, side=32, number=48, epochs=epochs))
+    assert len(probed) == probes
+
+
 @pytest.mark.parametrize("schedule", [one_cycle, steps_of_ten])
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     make_task: Callable[..., Task], tmp_path: Path, schedule: cnn.Schedule

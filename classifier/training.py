@@ -267,13 +267,10 @@ def _save(
     )
     logits = batched_logits(network, task.val.pixels)
     temperature = fit_temperature(logits, task.val.labels)
+    known = known_tensors(network, task, temperature=temperature) if file == MODEL_FILE else {}
     save_checkpoint(
         run.folder / file,
-        {
-            **tensors,
-            TEMPERATURE: torch.tensor([temperature]),
-            **known_tensors(network, task, temperature=temperature),
-        },
+        {**tensors, TEMPERATURE: torch.tensor([temperature]), **known},
         architecture=name,
         classes=workspace.classes,
         image_size=task.settings.image_size,

@@ -340,3 +340,24 @@ def test_images_that_show_nothing_can_be_learnt_from(made: Workspace, tmp_path: 
         found = network.logits(np.zeros((2, 32, 32), np.uint8))
         assert np.isfinite(found).all()
         np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_pictures_show_the_answer_and_what_it_rests_on(
+    trained: TrainedRun, made: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = [str(path) for path in sorted((made.root / "images").iterdir())[:2]]
+    folders = ["--save-images", "marked", "--explain", "why"]
+    done = CliRunner().invoke(
+        app, ["classify", *images, "--weights", str(trained.folder), *folders]
+    )
+    assert done.exit_code == 0, done.output
+    pictures = [sorted(Path(folder).iterdir()) for folder in ("marked", "why")]
+    assert [len(each) for each in pictures] == [2, 2]
+    for both in zip(*pictures, strict=True):
+        marked, why = (np.asarray(Image.open(path)) for path in both)
+        assert min(marked.shape[:2]) >= 64
+        assert marked.shape[2] == why.shape[2] == 3
+        below = (slice(-60, -4), slice(4, 60))  # the image, without band and box
+        assert np.ptp(marked[below].astype(int), axis=2).max() < 100
+        assert np.ptp(why[below].astype(int), axis=2).max() > 30

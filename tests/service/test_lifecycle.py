@@ -44,7 +44,7 @@ class Load:
 
     def __init__(self, server: Any, image: bytes, clients: int = 2) -> None:
         self.answers: list[Any] = []
-        self.broken: list[OSError] = []
+        self.broken: list[Exception] = []
         self._ended = threading.Event()
         self._server, self._image = server, image
         self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
@@ -57,7 +57,7 @@ class Load:
         """Ask once, and return whether there was an answer."""
         try:
             self.answers.append(self._server.classify(self._image))
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             self.broken.append(error)
             return False
         return True

@@ -91,8 +91,9 @@ def one_cycle(
 ) -> tuple[Optimizer, Scheduler]:
     """Return AdamW whose rate rises over a fifth of the training and then falls."""
     adam = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.01)
+    total = max(6, settings.epochs * steps)  # of five steps the rise would have none: 0 / 0
     return adam, torch.optim.lr_scheduler.OneCycleLR(
-        adam, settings.learning_rate, total_steps=settings.epochs * steps, pct_start=0.2
+        adam, settings.learning_rate, total_steps=total, pct_start=0.2
     )
 
 

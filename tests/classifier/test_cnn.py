@@ -92,6 +92,20 @@ def test_only_a_training_that_is_longer_than_the_probe_is_probed(
     assert len(probed) == probes
 
 
+@pytest.mark.parametrize("steps", range(1, 13))
+def test_however_few_steps_there_are_each_has_a_rate(
+    make_task: Callable[..., Task], steps: int
+) -> None:
+    settings = make_task(classes=3, side=32, epochs=1, learning_rate=0.01).settings
+    adam, cycle = one_cycle([torch.nn.Parameter(torch.zeros(1))], settings, steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(adam.param_groups[0]["lr"])
+        adam.step()
+        cycle.step()
+    assert all(0 < rate <= 0.01 for rate in rates)
+
+
 @pytest.mark.parametrize("schedule", [one_cycle, steps_of_ten])
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     make_task: Callable[..., Task], tmp_path: Path, schedule: cnn.Schedule

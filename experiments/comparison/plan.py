@@ -76,7 +76,8 @@ class Scale:
     ``images`` (their side ``size`` in pixels, ``counts`` and ``difficulty`` as for `wafer synth`)
     are those of the synthetic workspace. ``trainings`` are the classifiers that differ from `wafer
     train`, ``detector`` is what the detector is told. Speed is measured on images of ``speed_size``
-    pixels, ``seconds`` for each size of batch. ``remark`` is what a reader has to be told.
+    pixels, ``seconds`` for each of ``batches``, images at once. ``remark`` is what a reader has to
+    be told.
     """
 
     name: ScaleName
@@ -88,6 +89,7 @@ class Scale:
     trainings: Mapping[str, Training] = field(default_factory=dict)
     speed_size: int
     seconds: float
+    batches: tuple[int, ...] = (4, 16, 64)
     remark: str | None = None
 
 
@@ -95,7 +97,7 @@ SCALES: Mapping[ScaleName, Scale] = {
     # inception_v3 takes no fewer pixels than 96.
     "smoke": Scale(
         name="smoke",
-        images=64,
+        images=48,
         size=96,
         counts="balanced",
         difficulty="easy",
@@ -119,6 +121,7 @@ SCALES: Mapping[ScaleName, Scale] = {
         },
         speed_size=96,
         seconds=0.1,
+        batches=(4,),
         remark="at scale smoke nothing is learnt: it shows that everything runs, and no more",
     ),
     # Chosen for two hours on two cores without bfloat16: the larger a network, the smaller its

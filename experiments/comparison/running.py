@@ -250,6 +250,7 @@ class Models:
             [self.workspace.image_path(sample.image) for sample in samples[:TIMED_IMAGES]],
             image_size=self.scale.speed_size,
             seconds=self.scale.seconds,
+            batches=self.scale.batches,
             model_file=run / MODEL_FILE,
         )
         write_speed(run, speed)

@@ -25,7 +25,6 @@ SPEED_FILE = "speed.json"
 
 WARM_UPS = 2
 LEAST, MOST = 3, 100
-BATCHES = (4, 16, 64)
 WORTHWHILE = 0.95
 """A larger batch is tried only while the last one took less than this of the time before."""
 
@@ -79,6 +78,7 @@ def measure_speed(
     *,
     image_size: int,
     seconds: float,
+    batches: Sequence[int],
     model_file: Path,
 ) -> Speed:
     """Time a model that is open and warm on files that lie in the file cache.
@@ -89,6 +89,7 @@ def measure_speed(
         image_size: side of the input in pixels.
         seconds: how long to measure for each size of batch; at least three times, at most a
             hundred.
+        batches: numbers of images at once, besides 1, rising.
         model_file: what is on disk.
     """
     import torch
@@ -100,12 +101,12 @@ def measure_speed(
     single.clear()
     _repeat(single.step, seconds)
     model = Timing.of(single.model)
-    batches = {1: model}
-    for batch in BATCHES:
+    timings = {1: model}
+    for batch in batches:
         pixels = np.resize(single.pixels, (batch, *single.pixels.shape[1:]))
-        batches[batch] = _batch_timing(predictor, pixels, seconds)
-        if batches[batch].median > WORTHWHILE * min(
-            timing.median for size, timing in batches.items() if size != batch
+        timings[batch] = _batch_timing(predictor, pixels, seconds)
+        if timings[batch].median > WORTHWHILE * min(
+            timing.median for size, timing in timings.items() if size != batch
         ):
             break
     return Speed(
@@ -113,7 +114,7 @@ def measure_speed(
         preprocess=Timing.of(single.preprocess),
         model=model,
         total=Timing.of(np.sum([single.load, single.preprocess, single.model], axis=0).tolist()),
-        batches=batches,
+        batches=timings,
         image_size=image_size,
         source_size=single.source_size,
         bytes=model_file.stat().st_size,

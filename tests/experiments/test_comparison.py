@@ -147,7 +147,7 @@ def test_the_same_command_again_changes_nothing(first: Comparison, second: Compa
 def source(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     root = tmp_path_factory.mktemp("source") / "w"
     return generate_workspace(
-        root, images=24, counts="balanced", size=64, difficulty="easy", processes=1
+        root, images=48, counts="balanced", size=64, difficulty="easy", processes=1
     )
 
 

@@ -66,3 +66,5 @@ def test_the_shipped_model_answers_what_the_readme_asks_and_gives_all_boxes(
     finally:
         server.process.kill()
         server.process.wait()
+        assert server.process.stdout is not None
+        server.process.stdout.close()

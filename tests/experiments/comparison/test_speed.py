@@ -52,7 +52,14 @@ def test_parts_batches_and_size_are_measured_and_come_back_from_disk(tmp_path: P
     for path in paths:
         Image.new("L", (120, 80)).save(path)
     engine = Sleeper()
-    speed = measure_speed(predictor(engine), paths, image_size=96, seconds=0.1, model_file=paths[0])
+    speed = measure_speed(
+        predictor(engine),
+        paths,
+        image_size=96,
+        seconds=0.1,
+        batches=(4, 16, 64),
+        model_file=paths[0],
+    )
     assert set(speed.batches) == {1, 4, 16, 64}
     assert speed.best_batch == 16
     assert 5 <= speed.model.median <= speed.model.p95
@@ -76,7 +83,14 @@ def test_larger_batches_are_not_tried_once_they_do_not_pay(tmp_path: Path) -> No
             time.sleep(0.003 * len(images))
             return TopOne.of(np.zeros((len(images), 4)), np.ones((len(images), 8)))
 
-    speed = measure_speed(predictor(Linear()), [path], image_size=64, seconds=0.01, model_file=path)
+    speed = measure_speed(
+        predictor(Linear()),
+        [path],
+        image_size=64,
+        seconds=0.01,
+        batches=(4, 16, 64),
+        model_file=path,
+    )
     assert max(speed.batches) <= 16
     assert speed.batches[1] == speed.model
 

@@ -190,7 +190,12 @@ class Comparison:
         }
 
     def claims(self) -> tuple[Claim, ...]:
-        """Return what the paper claims, beside what was measured here so far."""
+        """Return what the paper claims, beside what was measured here so far.
+
+        Nothing at a scale at which nothing is learnt.
+        """
+        if self.scale.remark is not None:
+            return ()
         measured = {row["model"]: row for row in self.rows(1) if row["accuracy"] is not None}
         timed = {row["model"]: row for row in self.rows(2) if row["model_ms"] is not None}
         return claims(measured, timed)
@@ -256,8 +261,10 @@ class Comparison:
             if self.best is not None:
                 lines += ["", f"## Compared with {self.best.name}, the best on val", ""]
                 lines += _markdown_table(PAIRED_HEAD, _paired_rows(rows))
-        told = ([each.claim, each.here, each.verdict] for each in self.claims())
-        lines += ["", "## What the paper claims", "", *_markdown_table(CLAIM_HEAD, told), ""]
+        told = [[each.claim, each.here, each.verdict] for each in self.claims()]
+        if told:
+            lines += ["", "## What the paper claims", "", *_markdown_table(CLAIM_HEAD, told)]
+        lines += [""]
         lines += [f"* {text}." for text in (*self.settings, *self.notes)]
         return "\n".join(lines) + "\n"
 

@@ -296,8 +296,10 @@ def data_of(workspace: Workspace) -> str:
 
 
 def has_boxes(workspace: Workspace) -> bool:
-    """Return whether there is a box to learn from."""
-    return any(s.annotations for s in workspace.samples() if s.split == "train")
+    """Return whether there is a box to learn from; a full frame by rule says nothing of where."""
+    drawn = set(workspace.classes.box_names)
+    samples = (sample for sample in workspace.samples() if sample.split == "train")
+    return any(box.class_name in drawn for sample in samples for box in sample.annotations or ())
 
 
 def check_images(workspace: Workspace) -> tuple[str, ...]:

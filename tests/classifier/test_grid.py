@@ -135,11 +135,11 @@ def failing(
     """Return a search whose trainings end with an error at some rates."""
     real = searching.run_training
 
-    def run(at: Workspace, plan: Plan, *, runs: Path, progress: object) -> TrainedRun:
+    def run(at: Workspace, plan: Plan, *, runs: Path, bundle: bool, progress: object) -> TrainedRun:
         problem = error(plan.settings.learning_rate)
         if problem is not None:
             raise problem
-        return real(at, plan, runs=runs, progress=None)
+        return real(at, plan, runs=runs, bundle=bundle, progress=None)
 
     monkeypatch.setattr(searching, "run_training", run)
     return lambda: search(workspace, rates=RATES[1:])

@@ -216,6 +216,7 @@ def test_the_same_model_gives_the_same_bundle(
     workspace: Workspace, exported: Bundle, tmp_path: Path
 ) -> None:
     again = export_model(workspace, SHIPPED)
+    assert again.description == exported.description
     assert again.digest == exported.digest
     assert again.description.weights_sha256 == load_detector(SHIPPED).checkpoint.digest
     assert again.description.classes == workspace.classes.classes

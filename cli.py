@@ -597,17 +597,7 @@ def train(
         training["patience"] = patience
     found = _workspace(workspace)
     if evolve is not None:
-        from wafer.detector.evolve.evolving import evolve_detector
-
-        with _trials() as watch:
-            mode = evolve_mode or "genetic"
-            evolved = evolve_detector(
-                found, trainings=evolve, mode=mode, say=_note, watch=watch, **training
-            )
-        _notes(evolved.notes)
-        _note(f"{'adopted' if evolved.verdict.adopted else 'rejected'}: {evolved.verdict.reason}")
-        _note(f"hyperparameters, trials and picture: {evolved.folder}")
-        typer.echo(evolved.run)
+        _evolve(found, trainings=evolve, mode=evolve_mode or "genetic", **training)
         return
     with _epochs() as progress:
         trained = train_detector(found, progress=progress, **training)
@@ -1319,6 +1309,17 @@ def _refuse_given(options: Mapping[str, object], why: str) -> None:
     given = [name for name, value in options.items() if value is not None and value is not False]
     if given:
         raise WaferError(f"{given[0]} {why}; leave it out")
+
+
+def _evolve(workspace: Any, **arguments: Any) -> None:
+    from wafer.detector.evolve.evolving import evolve_detector
+
+    with _trials() as watch:
+        done = evolve_detector(workspace, say=_note, watch=watch, **arguments)
+    _notes(done.notes)
+    _note(f"{'adopted' if done.verdict.adopted else 'rejected'}: {done.verdict.reason}")
+    _note(f"hyperparameters, trials and picture: {done.folder}")
+    typer.echo(done.run)
 
 
 def _train_classifier(workspace: Any, *, grid: str | None, **arguments: Any) -> None:

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from wafer.classifier.images import Chosen, LabelledImages, choose_images, load_images
-from wafer.classifier.knowing import seen_by
-from wafer.classifier.loading import batched_logits
+from wafer.classifier.knowing import seen
+from wafer.classifier.loading import look_at
 from wafer.classifier.models import Network, Task, model_named
 from wafer.classifier.names import CLASSIFIERS, NETWORKS
 from wafer.classifier.pretrained import first_weights
@@ -122,17 +122,20 @@ def figures(
     network: Network, task: Task, known: LabelledImages, unknown: np.ndarray
 ) -> dict[str, Any]:
     """Return the accuracy on known classes, and what each method makes of unknown images."""
-    temperature = fit_temperature(batched_logits(network, task.val.pixels), task.val.labels)
+    given = look_at(network, task.val.pixels)
+    temperature = fit_temperature(given[0], task.val.labels)
 
-    def seen(pixels: np.ndarray) -> Seen:
-        return seen_by(network, pixels, temperature=temperature)
+    def look(pixels: np.ndarray) -> Seen:
+        return seen(*look_at(network, pixels), temperature=temperature)
 
     kept = kept_images(task.train.labels, seed=task.seed)
-    val = seen(task.val.pixels)
     fitted = fit_known(
-        seen(task.train.pixels[kept]), task.train.labels[kept], val=val, classes=task.classes
+        look(task.train.pixels[kept]),
+        task.train.labels[kept],
+        val=seen(*given, temperature=temperature),
+        classes=task.classes,
     )
-    ours, theirs = seen(known.pixels), seen(unknown)
+    ours, theirs = look(known.pixels), look(unknown)
     right = ours.answered == known.labels
     of_methods = {}
     for method in METHODS:

@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from wafer.classifier.course import read_epochs
 from wafer.classifier.exporting import export_classifier
 from wafer.classifier.grid_outputs import Point, write_outputs
 from wafer.classifier.names import NETWORKS
-from wafer.classifier.training import Plan, plan_notes, plan_training, run_training
+from wafer.classifier.training import (
+    ClassifierArguments,
+    Plan,
+    plan_notes,
+    plan_training,
+    run_training,
+)
 from wafer.datasets.errors import StorageError, TrainingError
 from wafer.datasets.runs import Run, adopt_run, locked, newest_finished_run, open_run
 from wafer.datasets.workspace import Workspace
@@ -65,7 +71,7 @@ def search_grid(
     rates: Sequence[float],
     *,
     watch: Watch = lambda text, done, total: None,
-    **training: Any,
+    **training: Unpack[ClassifierArguments],
 ) -> Searched:
     """Train a classifier once for each learning rate; the best by its loss on val is the result.
 
@@ -78,7 +84,7 @@ def search_grid(
         workspace: where the images, classes and runs are.
         rates: from `learning_rates`.
         watch: called after every batch.
-        training: as for `plan_training`, without ``lr0``.
+        training: as for `plan_training`; ``lr0`` is that of each point instead.
 
     Raises:
         TrainingError: as `train_classifier`, or every rate failed.

@@ -16,12 +16,11 @@ from rich.table import Table
 
 from wafer.classifier.course import Epoch
 from wafer.datasets.files import write_bytes, write_text
-from wafer.evaluation.figures import png_bytes
+from wafer.evaluation.figures import BLUE, FAINT, VERMILLION, png_bytes
 
 __all__ = ["FIGURE", "TABLE", "Point", "grid_figure", "grid_table", "table_text", "write_outputs"]
 
 TABLE, FIGURE = "grid.csv", "grid.png"
-BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#8a94a0"
 DASHES = ("-", "--", ":", "-.")
 
 
@@ -110,7 +109,7 @@ def _draw_rates(axes: Axes, points: Sequence[Point]) -> None:
     failed = [point.rate for point in points if not point.epochs]
     if failed:
         top = axes.get_xaxis_transform()
-        axes.plot(failed, [0.95] * len(failed), "x", color=GREY, transform=top, label="failed")
+        axes.plot(failed, [0.95] * len(failed), "x", color=FAINT, transform=top, label="failed")
         axes.legend(frameon=False, fontsize=8.5)
     axes.set(xlabel="learning rate", ylabel="lowest loss on validation")
 

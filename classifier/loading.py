@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch  # noqa: TID253
-from numpy.typing import NDArray
 
-from wafer.classifier.models import Images, Logits, Network, model_named
+from wafer.classifier.models import Features, Images, Logits, Network, model_named
 from wafer.datasets.errors import WeightsError
 from wafer.evaluation.temperature import probabilities
 from wafer.evaluation.unknown import unit_length
@@ -19,7 +18,7 @@ from wafer.inference.records import Predictor, TopOne
 from wafer.inference.rejecting import network_tensors
 from wafer.weights.checkpoint import Checkpoint, read_checkpoint
 
-__all__ = ["TEMPERATURE", "Classifier", "batched_logits", "load_classifier"]
+__all__ = ["TEMPERATURE", "Classifier", "load_classifier", "look_at"]
 
 TEMPERATURE = "temperature"
 """The tensor of a model file that the logits are divided by."""
@@ -101,10 +100,11 @@ def load_classifier(path: Path, *, device: str = "auto") -> Classifier:
     return Classifier(checkpoint, network, float(temperature))
 
 
-def batched_logits(network: Network, images: NDArray[np.uint8]) -> Logits:
-    """Return the logits of many images, some of them at a time, shape (N, classes)."""
-    parts = [network.logits(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
-    return np.concatenate(parts)
+def look_at(network: Network, images: Images) -> tuple[Logits, Features]:
+    """Return logits and features of many images, some of them at a time; see `Network.look`."""
+    parts = [network.look(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+    logits, features = zip(*parts, strict=True)
+    return np.concatenate(logits), np.concatenate(features)
 
 
 def _check_finite(tensors: dict[str, torch.Tensor], path: Path) -> None:

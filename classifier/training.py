@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 import numpy as np
 import torch  # noqa: TID253
@@ -15,8 +15,8 @@ import torch  # noqa: TID253
 from wafer.classifier.cnn import last_epoch
 from wafer.classifier.exporting import export_classifier
 from wafer.classifier.images import Chosen, LabelledImages, choose_images, load_images
-from wafer.classifier.knowing import known_tensors
-from wafer.classifier.loading import TEMPERATURE, batched_logits
+from wafer.classifier.knowing import known_tensors, seen
+from wafer.classifier.loading import TEMPERATURE, look_at
 from wafer.classifier.models import STATE, Logits, Progress, Sampler, Settings, Task, model_named
 from wafer.classifier.names import CLASSIFIERS, NETWORKS
 from wafer.classifier.pretrained import Pretrained, first_weights
@@ -34,6 +34,7 @@ from wafer.weights.loading import Tensors
 
 __all__ = [
     "LAST_FILE",
+    "ClassifierArguments",
     "Plan",
     "plan_notes",
     "plan_training",
@@ -75,73 +76,48 @@ class Plan:
         }
 
 
+class ClassifierArguments(TypedDict, total=False):
+    """What a training can be told; `plan_training` says what each means."""
+
+    model: Required[str]
+    pretrained: Pretrained | None
+    epochs: int | None
+    batch: int | None
+    imgsz: int | None
+    lr0: float | None
+    patience: int | None
+    sampler: Sampler | None
+    cutmix: float | None
+    ghost_batch: int | None
+    seed: int
+    device: str
+
+
 def train_classifier(
     workspace: Workspace,
     *,
-    model: str,
-    pretrained: Pretrained | None = None,
-    epochs: int | None = None,
-    batch: int | None = None,
-    imgsz: int | None = None,
-    lr0: float | None = None,
-    patience: int | None = None,
-    sampler: Sampler | None = None,
-    cutmix: float | None = None,
-    ghost_batch: int | None = None,
-    seed: int = 0,
-    device: str = "auto",
     runs: Path | None = None,
     progress: Progress | None = None,
+    **arguments: Unpack[ClassifierArguments],
 ) -> TrainedRun:
     """Train a classifier on the train split of a workspace; val says when to stop.
 
-    It learns from every image whose class is known, with boxes or without. A run of the same
-    arguments and data that was killed is gone on with.
+    A run of the same arguments and data that was killed is gone on with.
 
     Args:
         workspace: where the images, classes and runs are.
-        model: one of ``CLASSIFIERS``.
-        pretrained: first weights of a network, see `first_weights`; None is ``cached``.
-        epochs: at least 1; None for this and the next four takes what suits the model, the paper's
-            value where it has one.
-        batch: images a step, at least 1.
-        imgsz: side of the input in pixels, a multiple of 32.
-        lr0: first learning rate, above 0 and at most 1.
-        patience: stop after so many epochs without a lower loss on val; 0 never stops early.
-        sampler: of a network: how often the images of a class come, see `drawn_images`.
-        cutmix: of a network: probability that an image gets a piece of another, 0 to 1.
-        ghost_batch: of a network: images over which its batch norms take statistics in training, at
-            least 2 and at most half a batch; 0 for the batch.
-        seed: decides every random choice.
-        device: ``auto``, ``cpu`` or ``cuda:N``.
         runs: the folder of numbered runs; None takes that of the workspace, whose folder of models
             then gets a bundle of a network.
         progress: called after every batch.
+        arguments: as for `plan_training`.
 
     Raises:
-        TrainingError: an argument out of range, fewer than two classes to tell apart, no
-            validation image, or a training that gives no usable numbers.
-        DataError: faults in the workspace or images that cannot be decoded.
-        WeightsError: first weights that are missing or do not fit.
+        TrainingError: as `plan_training`, or a training that gives no usable numbers.
+        DataError, WeightsError: as `plan_training`.
     """
-    plan = plan_training(
-        workspace,
-        model=model,
-        pretrained=pretrained,
-        epochs=epochs,
-        batch=batch,
-        imgsz=imgsz,
-        lr0=lr0,
-        patience=patience,
-        sampler=sampler,
-        cutmix=cutmix,
-        ghost_batch=ghost_batch,
-        seed=seed,
-        device=device,
-    )
     return run_training(
         workspace,
-        plan,
+        plan_training(workspace, **arguments),
         runs=workspace.runs if runs is None else runs,
         bundle=runs is None,
         progress=progress,
@@ -164,7 +140,33 @@ def plan_training(
     seed: int = 0,
     device: str = "auto",
 ) -> Plan:
-    """Check the arguments and images of a training; arguments and errors as `train_classifier`."""
+    """Check the arguments and images of a training.
+
+    It learns from every image whose class is known, with boxes or without.
+
+    Args:
+        workspace: where the images and classes are.
+        model: one of ``CLASSIFIERS``.
+        pretrained: first weights of a network, see `first_weights`; None is ``cached``.
+        epochs: at least 1; None for this and the next four takes what suits the model, the paper's
+            value where it has one.
+        batch: images a step, at least 1.
+        imgsz: side of the input in pixels, a multiple of 32.
+        lr0: first learning rate, above 0 and at most 1.
+        patience: stop after so many epochs without a lower loss on val; 0 never stops early.
+        sampler: of a network: how often the images of a class come, see `drawn_images`.
+        cutmix: of a network: probability that an image gets a piece of another, 0 to 1.
+        ghost_batch: of a network: images over which its batch norms take statistics in training, at
+            least 2 and at most half a batch; 0 for the batch.
+        seed: decides every random choice.
+        device: ``auto``, ``cpu`` or ``cuda:N``.
+
+    Raises:
+        TrainingError: an argument out of range, fewer than two classes to tell apart, or no
+            validation image.
+        DataError: faults in the workspace or images that cannot be decoded.
+        WeightsError: first weights that are missing or do not fit.
+    """
     if model not in CLASSIFIERS:
         raise TrainingError(
             f"no classifier is called {model!r}; choose one of {', '.join(CLASSIFIERS)}"
@@ -265,9 +267,12 @@ def _save(
     network = model_named(name).network(
         tensors, classes=task.classes, channels=channels, device=task.device
     )
-    logits = batched_logits(network, task.val.pixels)
+    logits, features = look_at(network, task.val.pixels)
     temperature = fit_temperature(logits, task.val.labels)
-    known = known_tensors(network, task, temperature=temperature) if file == MODEL_FILE else {}
+    known: Tensors = {}
+    if file == MODEL_FILE:
+        val = seen(logits, features, temperature=temperature)
+        known = known_tensors(network, task, val=val, temperature=temperature)
     save_checkpoint(
         run.folder / file,
         {**tensors, TEMPERATURE: torch.tensor([temperature]), **known},

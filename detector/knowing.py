@@ -9,19 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import torch  # noqa: TID253
-from numpy.typing import NDArray
 
-from wafer.datasets.images import decode_image
 from wafer.datasets.records import Sample
 from wafer.datasets.workspace import Workspace
 from wafer.detector.model import Floats, TorchEngine
 from wafer.detector.plan import TrainingImage, TrainingPlan
 from wafer.detector.precision import CpuModel
+from wafer.detector.prediction import load_letterboxed
 from wafer.evaluation.answers import true_classes
 from wafer.evaluation.rejecting import Method, Seen, fit_known, kept_images
 from wafer.evaluation.unknown import unit_length
 from wafer.inference.deciding import decision_of
-from wafer.inference.preprocess import letterbox
 from wafer.inference.records import TopOne
 from wafer.inference.rejecting import known_arrays
 from wafer.weights.decision_rule import DecisionRule
@@ -123,11 +121,8 @@ def _looked(
     model: CpuModel, images: Sequence[Path], *, workspace: Workspace, image_size: int
 ) -> Iterator[TopOne]:
     engine = TorchEngine(model)
-
-    def load(path: Path) -> NDArray[np.uint8]:
-        pixels = decode_image(path, colour=workspace.colour, white_level=workspace.white_level)
-        return letterbox(pixels, image_size).image
-
+    load = partial(load_letterboxed, workspace=workspace, image_size=image_size)
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(images), BATCH):
-            yield engine.infer(np.stack(list(pool.map(load, images[start : start + BATCH]))))
+            ready = pool.map(load, images[start : start + BATCH])
+            yield engine.infer(np.stack([each.image for each in ready]))

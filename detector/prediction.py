@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch  # noqa: TID253
@@ -64,7 +65,7 @@ def score_samples(
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(samples), BATCH):
             batch = samples[start : start + BATCH]
-            pixels = list(pool.map(load, (sample.image for sample in batch)))
+            pixels = list(pool.map(load, (workspace.image_path(s.image) for s in batch)))
             decoded = forward(model, np.stack([each.image for each in pixels]))
             yield from _scored(decoded, batch, pixels, classes)
 
@@ -89,17 +90,13 @@ def _scored(
         )
 
 
-def load_letterboxed(image: str, *, workspace: Workspace, image_size: int) -> Letterboxed:
+def load_letterboxed(path: Path, *, workspace: Workspace, image_size: int) -> Letterboxed:
     """Return an image of a workspace as a network of ``image_size`` sees it.
 
     Raises:
         ImageError: it cannot be decoded.
     """
-    pixels = decode_image(
-        workspace.image_path(image),
-        colour=workspace.colour,
-        white_level=workspace.white_level,
-    )
+    pixels = decode_image(path, colour=workspace.colour, white_level=workspace.white_level)
     return letterbox(pixels, image_size)
 
 

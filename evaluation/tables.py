@@ -1,8 +1,8 @@
-"""An evaluation as plain tables for the terminal."""
+"""An evaluation as plain tables for the terminal, and tables in Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich import box
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from wafer.evaluation.results import Evaluation
 
-__all__ = ["WIDE", "class_table", "percent", "summary_table"]
+__all__ = ["WIDE", "class_table", "markdown_table", "percent", "summary_table"]
 
 WIDE = 100
 """Columns of a terminal that shows a table of classes with intervals."""
@@ -46,6 +46,15 @@ def class_table(evaluation: Evaluation, *, intervals: bool = True) -> Table:
     for name, row in rows.items():
         table.add_row(Text(name), *_class_cells(row, evaluation, intervals).values())
     return table
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown; no cell can end its column or begin a tag."""
+    return [_markdown_row(head), _markdown_row(["---"] * len(head)), *map(_markdown_row, rows)]
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |"
 
 
 def percent(value: float | None) -> str:

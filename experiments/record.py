@@ -1,20 +1,85 @@
-"""What a folder of `wafer reproduce` belongs to: the first command fixes it, others compare."""
+"""A folder of `wafer reproduce`: what it belongs to, and the workspace that is in it."""
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wafer.datasets.errors import WorkspaceError
+from wafer.datasets.errors import StorageError, WorkspaceError
 from wafer.datasets.files import write_text
+from wafer.datasets.runs import Run, locked
+from wafer.datasets.synthetic.generate import generate_workspace
+from wafer.datasets.workspace import Workspace
 
-__all__ = ["check_folder", "claim_folder"]
+__all__ = ["Progress", "check_folder", "claim_folder", "opened_folder"]
 
+Progress = Callable[[str, float, float | None], None]
+"""Called with the name of the step, what is done of it, and its size where that is known."""
+
+WORKSPACE = "workspace"
+"""The folder of the synthetic images."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RECORD = "reproduce.json"
 # What a command leaves that was killed before it wrote the record.
 BEGUN = (".lock", f".{RECORD}.tmp-")
+
+
+@contextmanager
+def opened_folder(
+    folder: Path,
+    known: Mapping[str, Any],
+    *,
+    own: Workspace | None,
+    progress: Progress,
+    **synthetic: Any,
+) -> Iterator[Workspace]:
+    """Hold a folder for this process and yield the workspace that its table is of.
+
+    Args:
+        folder: a new one, or that of a table for which all of ``known`` holds.
+        known: the arguments of the table.
+        own: the workspace of the user; None is a synthetic one in the folder, made where needed.
+        progress: called as it is made.
+        synthetic: as for ``generate_workspace``.
+
+    Raises:
+        WorkspaceError: the folder belongs to something else, or lies among the images of ``own``.
+        TrainingError: another process works in it.
+        StorageError: the disk is full, here or in the block.
+    """
+    if own is not None and folder.is_relative_to(own.images):
+        raise WorkspaceError(f"{folder} is inside the images of {own.root}; name another folder")
+    check_folder(folder, known)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(Run(folder)), _room_for(folder):
+        if own is not None:
+            yield own
+            return
+        # Rendering takes long; killed in it, the folder already is that of these arguments.
+        claim_folder(folder, known)
+        yield generate_workspace(
+            folder / WORKSPACE,
+            progress=lambda done, total: progress("rendering", done, total),
+            **synthetic,
+        )
+
+
+@contextmanager
+def _room_for(folder: Path) -> Iterator[None]:
+    """Say what to do where a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise StorageError(
+            f"{folder}: {error.strerror}; what is finished is kept. Make room and start the same "
+            "command again"
+        ) from error
 
 
 def check_folder(folder: Path, wanted: Mapping[str, Any]) -> None:

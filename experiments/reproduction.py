@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from wafer.datasets.errors import StorageError, WorkspaceError
-from wafer.datasets.runs import Run, locked
-from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace
 from wafer.experiments.comparison import plan as comparison
 from wafer.experiments.comparison.outputs import Comparison
@@ -23,16 +18,12 @@ from wafer.experiments.comparison.running import (
     has_boxes,
 )
 from wafer.experiments.comparison.running import data_of as compared_data
-from wafer.experiments.record import check_folder, claim_folder
+from wafer.experiments.record import Progress, claim_folder, opened_folder
 from wafer.experiments.table3.outputs import Table3
 from wafer.experiments.table3.plan import SCALES, Scale, ScaleName, settings
-from wafer.experiments.table3.running import Progress, Series, check_splits, data_of
+from wafer.experiments.table3.running import Series, check_splits, data_of
 
 __all__ = ["reproduce_comparison", "reproduce_table"]
-
-WORKSPACE = "workspace"
-"""The folder of the synthetic images."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def reproduce_table(
@@ -114,22 +105,17 @@ def _table3(
     common: Mapping[str, Any],
     progress: Progress,
 ) -> Table3:
-    _check_place(folder, own)
     known = {"table": 3, "scale": asdict(scale), "model": common["model"], "seed": common["seed"]}
-    check_folder(folder, known)
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(Run(folder)), _room_for(folder):
-        if own is None:
-            # Rendering takes long; killed in it, the folder already is that of these arguments.
-            claim_folder(folder, known)
-        workspace = own or generate_workspace(
-            folder / WORKSPACE,
-            images=scale.images,
-            size=scale.size,
-            difficulty=scale.difficulty,
-            seed=common["seed"],
-            progress=lambda done, total: progress("rendering", done, total),
-        )
+    with opened_folder(
+        folder,
+        known,
+        own=own,
+        progress=progress,
+        images=scale.images,
+        size=scale.size,
+        difficulty=scale.difficulty,
+        seed=common["seed"],
+    ) as workspace:
         notes = check_splits(workspace)
         series = Series(folder, workspace, scale, common, data_of(workspace), progress)
         start = series.check()
@@ -162,23 +148,20 @@ def _comparison(
     common: Mapping[str, Any],
     progress: Progress,
 ) -> Comparison:
-    _check_place(folder, own)
-    plain = {k: v for k, v in asdict(scale).items() if k not in ("speed_size", "seconds")}
-    known = {"tables": [1, 2], "scale": plain, "model": common["model"], "seed": common["seed"]}
-    check_folder(folder, known)
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(Run(folder)), _room_for(folder):
-        if own is None:
-            claim_folder(folder, known)
-        workspace = own or generate_workspace(
-            folder / WORKSPACE,
-            images=scale.images,
-            counts=scale.counts,
-            size=scale.size,
-            difficulty=scale.difficulty,
-            seed=common["seed"],
-            progress=lambda done, total: progress("rendering", done, total),
-        )
+    # How speed is measured changes no model: another version of wafer may do it otherwise.
+    trained = {name: value for name, value in asdict(scale).items() if name != "speed"}
+    known = {"tables": [1, 2], "scale": trained, "model": common["model"], "seed": common["seed"]}
+    with opened_folder(
+        folder,
+        known,
+        own=own,
+        progress=progress,
+        images=scale.images,
+        counts=scale.counts,
+        size=scale.size,
+        difficulty=scale.difficulty,
+        seed=common["seed"],
+    ) as workspace:
         notes = check_images(workspace)
         boxed, starts = has_boxes(workspace), first_weights_here()
         if not boxed:
@@ -205,23 +188,3 @@ def _comparison(
             models.report(done.best)
         done.write_page()
     return done
-
-
-@contextmanager
-def _room_for(folder: Path) -> Iterator[None]:
-    """Say what to do where a disk is full."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise StorageError(
-            f"{folder}: {error.strerror}; what is finished is kept. Make room and start the same "
-            "command again"
-        ) from error
-
-
-def _check_place(folder: Path, own: Workspace | None) -> None:
-    """Check that no picture of ours is going to lie among the user's images."""
-    if own is not None and folder.is_relative_to(own.images):
-        raise WorkspaceError(f"{folder} is inside the images of {own.root}; name another folder")

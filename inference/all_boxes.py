@@ -11,7 +11,10 @@ from wafer.evaluation.records import Detection
 from wafer.inference.records import Row
 from wafer.inference.unfinished import Growing
 
-__all__ = ["BOX_SUFFIXES", "BoxFile", "box_values"]
+__all__ = ["BOX_SUFFIXES", "CONFIDENCE", "BoxFile", "box_values"]
+
+CONFIDENCE = 0.25
+"""The score from which on a box is one of all boxes, as in YOLOv5's detect.py."""
 
 COCO, JSON_LINES = ".json", ".jsonl"
 BOX_SUFFIXES = (COCO, JSON_LINES)

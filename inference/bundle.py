@@ -162,7 +162,6 @@ class Bundle:
             white_level=about.white_level,
             boxless=about.boxless,
             reject=self.rejection(about.decision.reject),
-            known=self.golden().features,
         )
 
     def rejection(self, method: Method | None) -> Rejection | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import Required, TypedDict
 
 from wafer.datasets.classes import ClassTable
 from wafer.datasets.errors import WaferError, WeightsError
@@ -37,7 +38,7 @@ from wafer.inference.rejecting import reject_method, rejection_of
 from wafer.inference.sources import ImageInput
 from wafer.inference.workers import classify_in_processes, core_count
 
-__all__ = ["OnTorch", "TorchModel", "classify_with"]
+__all__ = ["OnTorch", "Options", "TorchModel", "classify_with"]
 
 log = logging.getLogger(__name__)
 
@@ -84,29 +85,70 @@ class _Model:
     white_level: int
 
 
+class Options(TypedDict, total=False):
+    """What classifying can be told, whatever the model; `classify_with` says what each means."""
+
+    weights: Path | None
+    output: Required[Path]
+    recursive: bool
+    batch: int
+    device: str
+    engine: str
+    where: Sequence[str]
+    save_images: Path | None
+    crops: Path | None
+    explain: Path | None
+    reject: str | None
+    force: bool
+    progress: Progress | None
+
+
 def classify_with(
     on_torch: OnTorch,
     images: Sequence[str],
     *,
-    weights: Path | None,
     workspace: Workspace | None,
+    weights: Path | None = None,
     output: Path,
-    recursive: bool,
-    batch: int,
-    device: str,
-    engine: str,
-    where: Sequence[str],
-    save_images: Path | None,
-    crops: Path | None,
-    explain: Path | None,
-    reject: str | None,
-    force: bool,
-    progress: Progress | None,
+    recursive: bool = False,
+    batch: int = 16,
+    device: str = AUTO,
+    engine: str = AUTO,
+    where: Sequence[str] = (),
+    save_images: Path | None = None,
+    crops: Path | None = None,
+    explain: Path | None = None,
+    reject: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> Summary:
     """Write one row for each image that the arguments mean.
 
-    Arguments and errors as for `wafer.detector.classification.classify_images`; ``on_torch`` says
-    how models of this kind run on torch.
+    Args:
+        on_torch: how models of this kind run on torch.
+        images: folders, patterns, list files or single files; ``-`` for a list on standard input.
+        workspace: whose model, where none is named.
+        weights: a run folder, model file or bundle; None takes the model of the workspace.
+        output: a ``.csv``, ``.jsonl`` or ``.parquet`` file.
+        recursive: walk into sub-folders of folders.
+        batch: images a step.
+        device: ``auto``, ``cpu`` or ``cuda:N``; a bundle runs on a GPU only where one is named.
+        engine: what runs a bundle: ``openvino``, ``onnxruntime``, ``torch``, or ``auto`` for the
+            fastest that gives its golden answers. Other models run on torch.
+        where: conditions ``COLUMN=VALUE`` on the rows that are written.
+        save_images: a new folder for copies of the images of these rows, with their boxes.
+        crops: a new folder for what is in the boxes, where there are any.
+        explain: a new folder for copies that show what made the model decide; slow.
+        reject: how images of no class are told: ``softmax``, ``openmax``, ``nn``,
+            ``mahalanobis``, or ``none``; None leaves it to the bundle.
+        force: replace the output where it exists.
+        progress: called after each row with the rows done and their number.
+
+    Raises:
+        WeightsError: no model, a damaged one, or an engine that cannot run it.
+        WaferError: the output exists or cannot be written, a folder for pictures that is not empty,
+            or a condition that is none.
+        DataError: an argument that means no image, or a bundle with missing or altered files.
     """
     check_output(output, force=force, boxes=on_torch.boxes)
     wanted = columns_wanted(where)

@@ -24,7 +24,7 @@ from wafer.evaluation.records import Detection, Prediction
 from wafer.inference.appearance import appearance_of, distance_to_known
 from wafer.inference.occlusion import heat_map
 from wafer.inference.preprocess import Letterboxed, letterbox, to_original
-from wafer.inference.records import Predictor, Row, TopOne
+from wafer.inference.records import Appearance, Predictor, Row, TopOne
 from wafer.inference.sources import ImageInput
 
 __all__ = ["MAX_BYTES", "answer", "classify", "read_bytes"]
@@ -184,10 +184,6 @@ def _infer(items: Sequence[Prepared], predictor: Predictor) -> Iterator[Row]:
         answer = predictor.decide(score, name, _box(corners, name, item.pixels, predictor))
         if predictor.reject is not None:
             answer = _judged(answer, answers, position, item.name, predictor)
-        appearance = appearance_of(item.pixels)
-        if predictor.known is not None and answers.features is not None:
-            distance = distance_to_known(answers.features[position], predictor.known)
-            appearance = appearance._replace(distance=distance)
         prediction = Prediction(image=item.name, **answer._asdict())
         row = Row(
             image=item.name,
@@ -196,7 +192,7 @@ def _infer(items: Sequence[Prepared], predictor: Predictor) -> Iterator[Row]:
             prediction=prediction,
             class_code=predictor.classes[prediction.class_name].code,
             detections=tuple(_detection(each, item, predictor) for each in found),
-            appearance=appearance,
+            appearance=_appearance(item, answers, position, predictor),
         )
         if predictor.explain is not None and predictor.explain(row):
             label = int(answers.classes[position])
@@ -219,6 +215,19 @@ def _judged(
     label = predictor.classes.names.index(answer.class_name)
     scores = answers.scores[position]
     return predictor.reject.judge(answer, scores, features[position], label=label)
+
+
+def _appearance(
+    item: Prepared, answers: TopOne, position: int, predictor: Predictor
+) -> Appearance | None:
+    """Return how an image looks, None where nobody asked."""
+    if predictor.known is None:
+        return None
+    looks = appearance_of(item.pixels)
+    if answers.features is None:
+        return looks
+    distance = distance_to_known(answers.features[position], predictor.known)
+    return looks._replace(distance=distance)
 
 
 def _detection(found: NDArray[np.float32], item: Prepared, predictor: Predictor) -> Detection:

@@ -53,7 +53,7 @@ class Appearance(NamedTuple):
     ``brightness`` is the mean in grey levels, 0 to 255; ``sharpness`` the standard deviation of the
     Laplacian, in grey levels, 0 or more. Both are of the resized image without its padding.
     ``distance`` is Euclid's between its features and those of the nearest golden image; None where
-    the engine gives no features or nobody said what is known.
+    the engine gives no features.
     """
 
     brightness: float
@@ -93,7 +93,7 @@ class Predictor:
     and only classes whose label is the full frame have a box. ``reject`` tells images of no class;
     None never does. ``explain`` says of a row whether its heat is wanted; None for no row.
     ``known`` are the features of images that the model knows, shape (N, features); None where
-    distances to them are not wanted.
+    nobody wants to know how images look.
     """
 
     model: str
@@ -122,7 +122,7 @@ class Row:
     the digest of the file's content (empty where it could not be read), ``model`` the label of
     the model of the run. ``detections`` are all boxes, best first, where the engine gave them;
     ``heat`` says what made the model decide, where that was wanted (`wafer.inference.occlusion`).
-    ``appearance`` is how the image looks, where there is a prediction.
+    ``appearance`` is how the image looks, where there is a prediction and somebody asked.
 
     Raises:
         ValueError: both a prediction and an error, or neither.
@@ -136,7 +136,7 @@ class Row:
     error: str = ""
     detections: tuple[Detection, ...] = ()
     heat: NDArray[np.float32] | None = field(default=None, compare=False)
-    appearance: Appearance | None = field(default=None, compare=False)
+    appearance: Appearance | None = None
 
     def __post_init__(self) -> None:
         if (self.prediction is None) == (not self.error):

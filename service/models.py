@@ -36,7 +36,7 @@ class Served:
     @property
     def opened(self) -> partial[Predictor]:
         """Return what opens the model in another process."""
-        return partial(open_predictor, self.bundle.folder, self.backend, BATCH)
+        return partial(open_predictor, self.bundle.folder, self.backend, BATCH, looks=True)
 
 
 def first_bundle(workspace: Workspace | None, *, weights: Path | None) -> Path | None:

@@ -1,7 +1,9 @@
 """What tests of several rooms need."""
 
+import asyncio
 import shutil
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,3 +26,26 @@ def chromium() -> Iterator[Any]:
         browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+async def _sends_at_once(listener: socket.socket) -> bool:
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[bool] = loop.create_future()
+
+    class Seen(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            connection = transport.get_extra_info("socket")
+            option = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            found.set_result(option != 0)
+
+    server = await loop.create_server(Seen, sock=listener)
+    with socket.create_connection(listener.getsockname()[:2]):
+        await found
+    server.close()
+    return found.result()
+
+
+@pytest.fixture(scope="session")
+def sends_at_once() -> Callable[[socket.socket], bool]:
+    """Return what says whether asyncio sends small pieces at once over a listening socket."""
+    return lambda listener: asyncio.run(_sends_at_once(listener))

@@ -17,7 +17,7 @@ from wafer.datasets.files import write_bytes, write_text
 from wafer.evaluation.metrics import weighted_accuracy
 from wafer.evaluation.pages import data_url, render_page
 from wafer.evaluation.paired import Paired, compare_paired, corrected
-from wafer.evaluation.tables import percent
+from wafer.evaluation.tables import markdown_table, percent
 from wafer.experiments.comparison.claims import Claim, claims
 from wafer.experiments.comparison.plan import CLASSIFIERS, PAPER_SETTINGS, Scale, published
 from wafer.experiments.comparison.running import Outcome
@@ -253,17 +253,17 @@ class Comparison:
             f"{len(self.outcomes)} of {len(self.names)} models are finished. "
             + ("The images are synthetic, the paper's are not." if self.synthetic else ""),
             "",
-            *_markdown_table(HEADS[self.table], self._cells(self.table)),
+            *markdown_table(HEADS[self.table], self._cells(self.table)),
         ]
         if self.table == 1:
             lines += ["", "## Decided without a person", ""]
-            lines += _markdown_table(AUTOMATIC_HEAD, _automatic_rows(rows))
+            lines += markdown_table(AUTOMATIC_HEAD, _automatic_rows(rows))
             if self.best is not None:
                 lines += ["", f"## Compared with {self.best.name}, the best on val", ""]
-                lines += _markdown_table(PAIRED_HEAD, _paired_rows(rows))
+                lines += markdown_table(PAIRED_HEAD, _paired_rows(rows))
         told = [[each.claim, each.here, each.verdict] for each in self.claims()]
         if told:
-            lines += ["", "## What the paper claims", "", *_markdown_table(CLAIM_HEAD, told)]
+            lines += ["", "## What the paper claims", "", *markdown_table(CLAIM_HEAD, told)]
         lines += [""]
         lines += [f"* {text}." for text in (*self.settings, *self.notes)]
         return "\n".join(lines) + "\n"
@@ -496,11 +496,3 @@ def _whole(value: int | None) -> str:
 
 def _megabytes(value: int | None) -> str:
     return NOTHING if value is None else f"{value / 1e6:.1f}"
-
-
-def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [_markdown_row(head), _markdown_row(["---"] * len(head)), *map(_markdown_row, rows)]
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |"

@@ -15,6 +15,7 @@ __all__ = [
     "SCALES",
     "Published",
     "Scale",
+    "SpeedTest",
     "Training",
     "conditions",
     "published",
@@ -70,14 +71,24 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedTest:
+    """How speed is measured: images of ``image_size`` pixels, one and ``batches`` at a time.
+
+    Each is repeated for ``seconds``.
+    """
+
+    image_size: int
+    seconds: float
+    batches: tuple[int, ...] = (4, 16, 64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
     """What becomes of the paper's settings.
 
     ``images`` (their side ``size`` in pixels, ``counts`` and ``difficulty`` as for `wafer synth`)
     are those of the synthetic workspace. ``trainings`` are the classifiers that differ from `wafer
-    train`, ``detector`` is what the detector is told. Speed is measured on images of ``speed_size``
-    pixels, ``seconds`` for each of ``batches``, images at once. ``remark`` is what a reader has to
-    be told.
+    train`, ``detector`` is what the detector is told. ``remark`` is what a reader has to be told.
     """
 
     name: ScaleName
@@ -87,9 +98,7 @@ class Scale:
     difficulty: str
     detector: Mapping[str, Any]
     trainings: Mapping[str, Training] = field(default_factory=dict)
-    speed_size: int
-    seconds: float
-    batches: tuple[int, ...] = (4, 16, 64)
+    speed: SpeedTest
     remark: str | None = None
 
 
@@ -119,9 +128,7 @@ SCALES: Mapping[ScaleName, Scale] = {
             "mlp_hog": Training(epochs=2, batch=16, image_size=96),
             "mlp": Training(epochs=2, batch=16, image_size=96),
         },
-        speed_size=96,
-        seconds=0.1,
-        batches=(4,),
+        speed=SpeedTest(image_size=96, seconds=0.1, batches=(4,)),
         remark="at scale smoke nothing is learnt: it shows that everything runs, and no more",
     ),
     # Chosen for two hours on two cores without bfloat16: the larger a network, the smaller its
@@ -150,8 +157,7 @@ SCALES: Mapping[ScaleName, Scale] = {
             "mlp_hog": Training(epochs=100),
             "mlp": Training(epochs=100),
         },
-        speed_size=256,
-        seconds=8.0,
+        speed=SpeedTest(image_size=256, seconds=8.0),
     ),
     # The detector as in the paper's exp5, the weights of which it classified with.
     "paper": Scale(
@@ -168,8 +174,7 @@ SCALES: Mapping[ScaleName, Scale] = {
             "optimizer": "SGD",
             "hyperparameters": {"flipud": 0.0, "close_mosaic": 0},
         },
-        speed_size=256,
-        seconds=20.0,
+        speed=SpeedTest(image_size=256, seconds=20.0),
     ),
 }
 
@@ -209,8 +214,8 @@ def conditions(scale: Scale, workspace: str | None) -> tuple[str, ...]:
         "it is called not converged where it ran out of epochs before validation stopped it",
         "The interval of the accuracy is Clopper and Pearson's; those of ECE and of differences "
         "are from 1,000 resamples of the images; p is McNemar's exact test, corrected by Holm",
-        f"Speed is measured on torch in float32 with inputs of {scale.speed_size} px for every "
-        "model, whatever it was trained on; the model part includes features such as HOG; files "
-        "are in the file cache; the paper does not say what its times include, nor of how many "
-        "images its seconds are",
+        f"Speed is measured on torch in float32 with inputs of {scale.speed.image_size} px for "
+        "every model, whatever it was trained on; the model part includes features such as HOG; "
+        "files are in the file cache; the paper does not say what its times include, nor of how "
+        "many images its seconds are",
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +37,7 @@ from wafer.evaluation.report import METRICS_FILE, REPORT_FILE
 from wafer.evaluation.results import Evaluation
 from wafer.experiments.comparison.plan import CLASSIFIERS, Scale, Training
 from wafer.experiments.comparison.speed import Speed, measure_speed, read_speed, write_speed
+from wafer.experiments.record import Progress
 from wafer.inference.devices import training_devices
 from wafer.inference.records import Predictor
 
@@ -44,15 +45,11 @@ __all__ = [
     "Answered",
     "Models",
     "Outcome",
-    "Progress",
     "check_images",
     "data_of",
     "digests",
     "first_weights_here",
 ]
-
-Progress = Callable[[str, float, float | None], None]
-"""Called with the name of the step, what is done of it, and its size where that is known."""
 
 Part = Literal["train", "val", "test"]
 SPLITS: tuple[Part, ...] = ("train", "val", "test")
@@ -248,9 +245,7 @@ class Models:
         speed = measure_speed(
             self._predictor(name, run),
             [self.workspace.image_path(sample.image) for sample in samples[:TIMED_IMAGES]],
-            image_size=self.scale.speed_size,
-            seconds=self.scale.seconds,
-            batches=self.scale.batches,
+            test=self.scale.speed,
             model_file=run / MODEL_FILE,
         )
         write_speed(run, speed)

@@ -13,6 +13,7 @@ import numpy as np
 
 from wafer.datasets.files import write_text
 from wafer.datasets.images import decode_bytes
+from wafer.experiments.comparison.plan import SpeedTest
 from wafer.inference.pipeline import read_bytes
 from wafer.inference.precision import use_cores
 from wafer.inference.preprocess import letterbox
@@ -76,9 +77,7 @@ def measure_speed(
     predictor: Predictor,
     images: Sequence[Path],
     *,
-    image_size: int,
-    seconds: float,
-    batches: Sequence[int],
+    test: SpeedTest,
     model_file: Path,
 ) -> Speed:
     """Time a model that is open and warm on files that lie in the file cache.
@@ -86,25 +85,22 @@ def measure_speed(
     Args:
         predictor: the model; its own image size does not count.
         images: at least one file, taken in turn.
-        image_size: side of the input in pixels.
-        seconds: how long to measure for each size of batch; at least three times, at most a
-            hundred.
-        batches: numbers of images at once, besides 1, rising.
+        test: how; each size of batch at least three times, at most a hundred.
         model_file: what is on disk.
     """
     import torch
 
     use_cores()
-    single = _Single(predictor, images, image_size)
+    single = _Single(predictor, images, test.image_size)
     for _ in range(WARM_UPS):
         single.step()
     single.clear()
-    _repeat(single.step, seconds)
+    _repeat(single.step, test.seconds)
     model = Timing.of(single.model)
     timings = {1: model}
-    for batch in batches:
+    for batch in test.batches:
         pixels = np.resize(single.pixels, (batch, *single.pixels.shape[1:]))
-        timings[batch] = _batch_timing(predictor, pixels, seconds)
+        timings[batch] = _batch_timing(predictor, pixels, test.seconds)
         if timings[batch].median > WORTHWHILE * min(
             timing.median for size, timing in timings.items() if size != batch
         ):
@@ -115,7 +111,7 @@ def measure_speed(
         model=model,
         total=Timing.of(np.sum([single.load, single.preprocess, single.model], axis=0).tolist()),
         batches=timings,
-        image_size=image_size,
+        image_size=test.image_size,
         source_size=single.source_size,
         bytes=model_file.stat().st_size,
         processor=_processor(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from wafer.datasets.files import write_bytes, write_text
 from wafer.evaluation.pages import data_url, render_page
+from wafer.evaluation.tables import markdown_table
 from wafer.experiments.table3.plan import EXPERIMENTS, Experiment, Scale, Setting
 from wafer.experiments.table3.running import MEASURED, Outcome
 
@@ -170,16 +171,16 @@ class Table3:
             f"{len(self.outcomes)} of {len(EXPERIMENTS)} experiments are finished. "
             + _reading(self),
             "",
-            *_markdown_table(HEAD, _shown_rows(self)),
+            *markdown_table(HEAD, _shown_rows(self)),
         ]
         if self.verdict is not None:
             lines += ["", f"Evolution (exp6): {self.verdict}."]
         lines += [f"\nNote: {note}." for note in self.notes]
         settings = ([each.name, each.paper, each.here] for each in self.settings)
-        lines += ["", "## Settings", "", *_markdown_table(("", "paper", "here"), settings)]
+        lines += ["", "## Settings", "", *markdown_table(("", "paper", "here"), settings)]
         if best is not None:
             lines += ["", f"## Every class, {best.experiment.name} on test", ""]
-            lines += _markdown_table(CLASS_HEAD, _class_rows(best))
+            lines += markdown_table(CLASS_HEAD, _class_rows(best))
         return "\n".join(lines) + "\n"
 
 
@@ -251,15 +252,3 @@ def _keys(name: str) -> tuple[str, ...]:
 
 def _number(value: float | None, digits: int) -> str:
     return NOTHING if value is None else f"{value:.{digits}f}"
-
-
-def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [
-        _markdown_row(head),
-        _markdown_row(["---"] * len(head)),
-        *(_markdown_row(row) for row in rows),
-    ]
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |"

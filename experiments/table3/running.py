@@ -8,7 +8,7 @@ nothing is lost or repeated at whatever moment the command is killed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from wafer.detector.evolve.evolving import Evolved, View, evolve_detector, finis
 from wafer.detector.hyperparameters import read_hyp
 from wafer.detector.training import TrainingArguments, prepare_training, train_detector
 from wafer.evaluation.report import METRICS_FILE, REPORT_FILE
+from wafer.experiments.record import Progress
 from wafer.experiments.table3.plan import (
     EXPERIMENTS,
     Experiment,
@@ -32,10 +33,7 @@ from wafer.experiments.table3.plan import (
 )
 from wafer.inference.devices import training_devices
 
-__all__ = ["MEASURED", "Outcome", "Progress", "Series", "check_splits", "data_of"]
-
-Progress = Callable[[str, float, float | None], None]
-"""Called with the name of the step, what is done of it, and its size where that is known."""
+__all__ = ["MEASURED", "Outcome", "Series", "check_splits", "data_of"]
 
 MEASURED: tuple[Literal["val"], Literal["test"]] = ("val", "test")
 HYPERPARAMETERS = "hyp_evolve.yaml"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from wafer.datasets.errors import WeightsError
@@ -68,17 +69,19 @@ def choose_backend(
     )
 
 
-def open_predictor(folder: Path, backend: Backend, batch: int) -> Predictor:
+def open_predictor(folder: Path, backend: Backend, batch: int, *, looks: bool = False) -> Predictor:
     """Open a bundle on a backend, ready to answer for files.
 
     Args:
         folder: the bundle; all its files are checked once more.
         backend: one that gives its golden answers here.
         batch: images a call.
+        looks: rows say how images look (`Appearance`), which takes a little of each.
 
     Raises:
         DataError: files that are missing or altered.
         WeightsError: the runtime refuses it.
     """
     bundle = open_bundle(folder)
-    return bundle.predictor(backend.open(bundle, batch))
+    predictor = bundle.predictor(backend.open(bundle, batch))
+    return replace(predictor, known=bundle.golden().features) if looks else predictor

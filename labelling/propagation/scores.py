@@ -90,7 +90,8 @@ def _score(detector: Detector, images: Sequence[str], workspace: Workspace) -> I
 
     def load(image: str) -> Letterboxed | str:
         try:
-            return load_letterboxed(image, workspace=workspace, image_size=size)
+            path = workspace.image_path(image)
+            return load_letterboxed(path, workspace=workspace, image_size=size)
         except ImageError as error:
             return error.reason
 

@@ -47,7 +47,7 @@ BODY = {
     },
 }
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "No image, or a form that is none."},
+    400: {"description": "No image, a form that is none, or boxes of a model that finds none."},
     401: {"description": "No key, or one that is not known."},
     403: {"description": "Asked by a page of another site."},
     408: {"description": "The body came too slowly."},
@@ -157,7 +157,7 @@ def _add_answers(
         given = {"request_id": fields["request_id"], "key": fields.get("key")}
         given |= {"tool": tool or None, "step": step or None}
         begin = time.monotonic()
-        with work.request(), intake.holding() as held:
+        with work.request(boxes=all_boxes), intake.holding() as held:
             items = await intake.images(request, held)
             received = time.monotonic() - begin
             answers = await _unless_gone(request, work.answer(items))

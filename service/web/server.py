@@ -29,7 +29,7 @@ from wafer.service.web.auditing import Auditing
 from wafer.service.web.metrics import Metrics
 from wafer.service.web.work import DRAIN, MOST_WAITING, Work
 
-__all__ = ["Plan", "plan_server", "serve"]
+__all__ = ["Plan", "listening", "plan_server", "serve"]
 
 MOST_CONNECTIONS = 1000
 BACKLOG = 128
@@ -132,7 +132,7 @@ def serve(plan: Plan, *, ready: Callable[[str], None]) -> None:
     """
     log_as_json()
     _allow_files(4 * MOST_CONNECTIONS)
-    with _listening(plan.host, plan.port) as listener:
+    with listening(plan.host, plan.port) as listener:
         host = f"[{plan.host}]" if ":" in plan.host else plan.host
         scheme = "http" if plan.tls is None else "https"
         ready(f"{scheme}://{host}:{listener.getsockname()[1]}")
@@ -267,11 +267,17 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """Return a socket that takes connections."""
+def listening(host: str, port: int) -> socket.socket:
+    """Return a socket that takes connections.
+
+    Raises:
+        WaferError: no address of this machine, or a port that is taken.
+    """
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
+        # asyncio turns Nagle's delay off, 40 ms an answer, only where the protocol is said.
+        listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise WaferError(f"{host} is no address of this machine ({error.strerror})") from error
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -13,13 +13,13 @@ from typing import Any
 
 from wafer.datasets.errors import WaferError
 from wafer.detector.torch_backend import torch_backend
-from wafer.inference.all_boxes import box_values
+from wafer.inference.all_boxes import CONFIDENCE, box_values
 from wafer.inference.registry import CURRENT
 from wafer.inference.sources import ImageInput
 from wafer.service.models import Served
 from wafer.service.web.fleet import Fleet
 from wafer.service.web.metrics import Metrics
-from wafer.service.web.refusals import busy
+from wafer.service.web.refusals import Refused, busy
 from wafer.service.web.waiting import Answer, Waiting
 
 __all__ = ["DRAIN", "MOST_WAITING", "Refusal", "Work"]
@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING = 64
 MOST_FOR_BOXES = 32
-SHOWN = 0.25
-"""The score above which a box is one of all boxes, as in `wafer classify --all-boxes`."""
 LOOK = 0.5
 """Seconds between two looks at which bundle is promoted."""
 
@@ -115,12 +113,17 @@ class Work:
         self._show()
 
     @contextmanager
-    def request(self) -> Iterator[None]:
+    def request(self, *, boxes: bool = False) -> Iterator[None]:
         """Let a request in, which `stop` then waits for; or refuse it before its images are read.
 
+        Args:
+            boxes: all boxes are wanted.
+
         Raises:
-            Refused: 503.
+            Refused: 503; 400 for the boxes of a model that finds none.
         """
+        if boxes and self.served.bundle.description.boxless:
+            raise Refused(400, "no_boxes", "a classifier is at work; leave out all_boxes")
         if self.draining:
             raise busy("draining", "the server is about to end; ask another one")
         self._waiting.check()
@@ -169,7 +172,7 @@ class Work:
         old, self._boxes = self._boxes, None
         if old is not None:
             await old.stop()
-        served = Served(bundle=bundle, backend=torch_backend(above=SHOWN))
+        served = Served(bundle=bundle, backend=torch_backend(above=CONFIDENCE))
         fleet = Fleet(served, self._for_boxes, processes=1, watch=self._metrics.add_batch)
         try:
             await fleet.start()

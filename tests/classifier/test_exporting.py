@@ -22,8 +22,8 @@ from wafer.classifier.cnn import TorchClassifier
 from wafer.classifier.deployed import DeployedClassifier
 from wafer.classifier.exporting import export_classifier
 from wafer.classifier.images import choose_images, load_pixels
-from wafer.classifier.knowing import seen_by
-from wafer.classifier.loading import TEMPERATURE, load_classifier
+from wafer.classifier.knowing import seen
+from wafer.classifier.loading import TEMPERATURE, load_classifier, look_at
 from wafer.classifier.torch_backend import torch_backend
 from wafer.datasets.errors import DataError, WeightsError
 from wafer.datasets.runs import MODEL_FILE, TrainedRun
@@ -33,6 +33,10 @@ from wafer.inference.bundle import ONNX, WEIGHTS, Bundle
 from wafer.inference.engines.choosing import BACKENDS, check_bundle
 from wafer.inference.registry import promote
 from wafer.inference.rejecting import known_arrays
+from wafer.service.models import Served
+from wafer.service.web.metrics import Metrics
+from wafer.service.web.refusals import Refused
+from wafer.service.web.work import Work
 from wafer.weights.checkpoint import save_checkpoint
 from wafer.weights.decision_rule import DecisionRule
 
@@ -69,7 +73,7 @@ def model(made: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def look(images: Sequence[str]) -> Seen:
         pixels = load_pixels(made, images, image_size=32)
-        return seen_by(classifier.network, pixels, temperature=classifier.temperature)
+        return seen(*look_at(classifier.network, pixels), temperature=classifier.temperature)
 
     train = choose_images(made, made.samples(), "train")
     others = [sample.image for sample in made.samples() if sample.split != "train"]
@@ -136,6 +140,26 @@ def test_the_features_of_inception_are_those_of_its_branch(made: Workspace, tmp_
     length = np.linalg.norm(features, axis=1, keepdims=True)
     np.testing.assert_allclose(unit, features / length, atol=1e-6)
     assert boxes.tolist() == [[0, 0, 96, 96]] * 2
+
+
+def test_over_http_it_is_not_asked_for_boxes(exported: Bundle) -> None:
+    work = Work(
+        Served(bundle=exported, backend=BACKENDS[0]),
+        choose=lambda: exported.folder,
+        check=lambda folder: pytest.fail("nothing was promoted"),
+        processes=1,
+        deadline=1.0,
+        queue=8,
+        metrics=Metrics(),
+    )
+    with work.request():
+        pass
+    with (
+        pytest.raises(Refused, match="a classifier is at work") as caught,
+        work.request(boxes=True),
+    ):
+        pytest.fail("it was let in")
+    assert (caught.value.status, caught.value.again) == (400, None)
 
 
 def test_features_are_what_the_last_layer_is_given(made: Workspace, model: Path) -> None:

@@ -77,8 +77,8 @@ def exported(made: Path) -> Bundle:
 @pytest.fixture(scope="module")
 def pixels(made: Path, exported: Bundle) -> np.ndarray:
     place, size = open_workspace(made), exported.description.image_size
-    images = [sample.image for sample in place.samples()]
-    return np.stack([load_letterboxed(i, workspace=place, image_size=size).image for i in images])
+    paths = [place.image_path(sample.image) for sample in place.samples()]
+    return np.stack([load_letterboxed(p, workspace=place, image_size=size).image for p in paths])
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 import csv
 import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -136,7 +134,9 @@ def test_the_files_say_what_was_measured_and_a_second_command_changes_nothing(
 
 
 @pytest.mark.slow
-def test_a_folder_of_another_table_or_of_changed_data_is_left_alone(whole: Table3) -> None:
+def test_a_folder_of_another_table_or_of_changed_data_is_left_alone(
+    whole: Table3, command: Callable[[int, Path], list[str]]
+) -> None:
     with pytest.raises(WorkspaceError, match="of other arguments"):
         smoke(whole.folder, seed=1)
     with pytest.raises(WorkspaceError, match="of other arguments"):
@@ -151,7 +151,7 @@ def test_a_folder_of_another_table_or_of_changed_data_is_left_alone(whole: Table
     finally:
         label.write_text(text)
     with locked(Run(whole.folder)):
-        done = subprocess.run(command(whole.folder), capture_output=True, text=True, check=False)
+        done = subprocess.run(command(3, whole.folder), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert f"another process is training in {whole.folder}" in done.stderr
     assert smoke(whole.folder).rows() == whole.rows()
@@ -181,23 +181,6 @@ for fill in (at_second_epoch, at_evaluation):
 """
 
 
-def command(folder: Path) -> list[str]:
-    wafer = str(Path(sys.executable).with_name("wafer"))
-    return [wafer, "reproduce", "3", str(folder), "--scale", "smoke", "--device", "cpu"]
-
-
-def killed_at(folder: Path, path: str) -> None:
-    """Start the command and kill it as soon as a file is there."""
-    process = subprocess.Popen(command(folder), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 900
-    while not (folder / path).exists():
-        assert process.poll() is None, "the command ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-
 def times(folder: Path, names: list[str]) -> dict[str, int]:
     """Return when the models of some experiments were written."""
     paths = [path for name in names for path in (folder / "runs" / name).rglob("best.safetensors")]
@@ -206,7 +189,10 @@ def times(folder: Path, names: list[str]) -> dict[str, int]:
 
 @pytest.mark.slow
 def test_a_table_that_is_killed_and_runs_out_of_disk_ends_as_if_nothing_had_happened(
-    whole: Table3, tmp_path: Path
+    whole: Table3,
+    tmp_path: Path,
+    command: Callable[[int, Path], list[str]],
+    killed_at: Callable[[int, Path, str], None],
 ) -> None:
     folder = tmp_path / "table"
     first = folder / "runs" / "exp1" / "yolov5n-001"
@@ -224,15 +210,15 @@ def test_a_table_that_is_killed_and_runs_out_of_disk_ends_as_if_nothing_had_happ
         "command again",
         "True False",
     ]
-    killed_at(folder, "runs/exp2/yolov5n-001/weights/state.pt")
+    killed_at(3, folder, "runs/exp2/yolov5n-001/weights/state.pt")
     assert "1 of 7 experiments are finished" in (folder / "table3.md").read_text()
     for name in NAMES[2:5]:  # only their arguments are others; two trainings interrupted are enough
         shutil.copytree(whole.folder / "runs" / name, folder / "runs" / name, symlinks=True)
-    killed_at(folder, "runs/exp6/evolve/yolov5n-001/trials/001/trial.json")
+    killed_at(3, folder, "runs/exp6/evolve/yolov5n-001/trials/001/trial.json")
     before = times(folder, NAMES[:5])
     assert len(before) == 5
-    killed_at(folder, "runs/exp7/yolov5n-001/val/report.html")
-    done = subprocess.run(command(folder), capture_output=True, text=True, check=True)
+    killed_at(3, folder, "runs/exp7/yolov5n-001/val/report.html")
+    done = subprocess.run(command(3, folder), capture_output=True, text=True, check=True)
     assert "exp7" in done.stdout
     assert times(folder, NAMES[:5]) == before
     assert len(list(folder.glob("runs/exp*/yolov5n-*"))) == 6

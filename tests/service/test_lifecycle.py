@@ -23,7 +23,7 @@ from wafer.datasets.errors import WaferError
 from wafer.inference.bundle import ONNX
 from wafer.service.audit import AUDIT, verify_audit
 from wafer.service.keys import KEYS, add_key, revoke_key
-from wafer.service.web.server import plan_server
+from wafer.service.web.server import listening, plan_server
 
 pytestmark = pytest.mark.slow
 
@@ -417,3 +417,10 @@ def test_over_tls_only_who_speaks_it_is_answered(
 
 def plan(fab: Any, **more: Any) -> Any:
     return plan_server(workspace=fab.workspace, engine="onnxruntime", port=0, **more)
+
+
+def test_answers_are_sent_without_delay(
+    sends_at_once: Callable[[socket.socket], bool],
+) -> None:
+    with listening("127.0.0.1", 0) as listener:
+        assert sends_at_once(listener)

@@ -4,8 +4,8 @@ import csv
 import io
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -201,27 +201,11 @@ def test_table_2_has_times_and_sizes(whole: Comparison) -> None:
     assert not (whole.folder / "table1.md").exists()
 
 
-class Page(HTMLParser):
-    """Collects what could be fetched or run, and the text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.sources: list[str] = []
-        self.tags: set[str] = set()
-        self.words = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.sources += [str(value) for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-
-
-def test_the_page_has_both_tables_and_needs_nothing_else(whole: Comparison) -> None:
+def test_the_page_has_both_tables_and_needs_nothing_else(
+    whole: Comparison, page_of: Callable[[str], Any]
+) -> None:
     whole.write_page()
-    page = Page(whole.page.read_text(encoding="utf-8"))
+    page = page_of(whole.page.read_text(encoding="utf-8"))
     assert [source.partition(";")[0] for source in page.sources] == ["data:image/png"]
     assert "script" not in page.tags
     for text in (
@@ -238,9 +222,11 @@ def test_the_page_has_both_tables_and_needs_nothing_else(whole: Comparison) -> N
         assert text in page.words
 
 
-def test_the_page_shows_only_the_table_that_is_there(tmp_path: Path) -> None:
+def test_the_page_shows_only_the_table_that_is_there(
+    tmp_path: Path, page_of: Callable[[str], Any]
+) -> None:
     comparison(tmp_path, outcome(tmp_path, "mlp", milliseconds=3.0), table=2).write_page()
-    words = Page((tmp_path / "report.html").read_text(encoding="utf-8")).words
+    words = page_of((tmp_path / "report.html").read_text(encoding="utf-8")).words
     assert "Table 2: how long" in words
     assert "Table 1: what" not in words
 

@@ -45,7 +45,7 @@ def test_every_classifier_is_a_row() -> None:
 def test_scale_paper_trains_with_the_settings_of_the_paper(name: str) -> None:
     settings = model_named(name).SETTINGS
     assert (settings.batch, settings.epochs) == PAPER_SETTINGS[name]
-    assert settings.image_size == SCALES["paper"].speed_size == 256
+    assert settings.image_size == SCALES["paper"].speed.image_size == 256
     assert name not in SCALES["paper"].trainings
 
 
@@ -54,7 +54,7 @@ def test_every_network_takes_images_of_the_sizes_it_is_given(scale: Scale) -> No
     for name in CLASSIFIERS:
         told = scale.trainings.get(name)
         trained = None if told is None else told.image_size
-        for side in (trained or 256, scale.speed_size):
+        for side in (trained or 256, scale.speed.image_size):
             assert side % 32 == 0
             assert side >= SMALLEST_SIDE_OF.get(name, SMALLEST_SIDE)
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from wafer.datasets.classes import paper_classes
 from wafer.evaluation.calibration import decide_class
+from wafer.experiments.comparison.plan import SpeedTest
 from wafer.experiments.comparison.speed import (
     Timing,
     measure_speed,
@@ -55,9 +56,7 @@ def test_parts_batches_and_size_are_measured_and_come_back_from_disk(tmp_path: P
     speed = measure_speed(
         predictor(engine),
         paths,
-        image_size=96,
-        seconds=0.1,
-        batches=(4, 16, 64),
+        test=SpeedTest(image_size=96, seconds=0.1),
         model_file=paths[0],
     )
     assert set(speed.batches) == {1, 4, 16, 64}
@@ -86,9 +85,7 @@ def test_larger_batches_are_not_tried_once_they_do_not_pay(tmp_path: Path) -> No
     speed = measure_speed(
         predictor(Linear()),
         [path],
-        image_size=64,
-        seconds=0.01,
-        batches=(4, 16, 64),
+        test=SpeedTest(image_size=64, seconds=0.01),
         model_file=path,
     )
     assert max(speed.batches) <= 16

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from html.parser import HTMLParser
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -120,27 +120,11 @@ def test_the_markdown_has_verdict_settings_and_every_class(whole: Table3) -> Non
     assert widths == {15}
 
 
-class Page(HTMLParser):
-    """Collects what could be fetched or run, and the text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.sources: list[str] = []
-        self.tags: set[str] = set()
-        self.words = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.sources += [str(value) for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-
-
-def test_the_page_holds_the_pictures_of_the_best_and_needs_nothing_else(whole: Table3) -> None:
+def test_the_page_holds_the_pictures_of_the_best_and_needs_nothing_else(
+    whole: Table3, page_of: Callable[[str], Any]
+) -> None:
     whole.write_page()
-    page = Page(whole.page.read_text(encoding="utf-8"))
+    page = page_of(whole.page.read_text(encoding="utf-8"))
     kinds = [source.partition(";")[0] for source in page.sources]
     assert kinds == ["data:image/png", "data:image/jpeg"]  # a comparison there is not
     assert "script" not in page.tags
@@ -150,7 +134,7 @@ def test_the_page_holds_the_pictures_of_the_best_and_needs_nothing_else(whole: T
     assert "The images are synthetic" in page.words
     assert "0.7398" in page.words
     whole.write_page()
-    assert Page(whole.page.read_text(encoding="utf-8")).words == page.words
+    assert page_of(whole.page.read_text(encoding="utf-8")).words == page.words
 
 
 def test_a_page_of_nothing_is_refused(tmp_path: Path) -> None:

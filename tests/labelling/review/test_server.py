@@ -18,7 +18,7 @@ from wafer.datasets.workspace import Workspace, open_workspace
 from wafer.labelling.ledger import Ledger
 from wafer.labelling.queue import newest_queue, open_items
 from wafer.labelling.review.desk import Desk
-from wafer.labelling.review.server import review_token
+from wafer.labelling.review.server import listening, review_token
 from wafer.labelling.verifying import verify_ledger
 
 pytestmark = pytest.mark.slow
@@ -134,9 +134,9 @@ def test_the_page_holds_no_script_or_style_of_its_own_and_nothing_from_elsewhere
 
 
 def test_it_listens_on_this_machine_alone(page: Any) -> None:
-    listening = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+    sockets = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
     port = f"{page.port:04X}"
-    found = re.findall(rf"\s([0-9A-F]+):{port}\s\S+\s0A\s", listening)
+    found = re.findall(rf"\s([0-9A-F]+):{port}\s\S+\s0A\s", sockets)
     assert found == ["0100007F"]
 
 
@@ -568,3 +568,10 @@ def test_a_taken_port_and_nothing_to_do_are_one_line(workspace: Workspace) -> No
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("wafer: there is nothing to look at yet; run `wafer seed 100`")
     assert open_workspace(workspace.root).samples()
+
+
+def test_answers_are_sent_without_delay(
+    sends_at_once: Callable[[socket.socket], bool],
+) -> None:
+    with listening(0) as listener:
+        assert sends_at_once(listener)

@@ -1035,6 +1035,12 @@ def watch(
     settle: Annotated[
         float, typer.Option(min=0, help="Seconds without a change: a file is complete.")
     ] = 2.0,
+    folders: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES", help="What the folders in FOLDER are, such as tool/step/lot."
+        ),
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="A bundle; else the promoted one, whichever that becomes.")
     ] = None,
@@ -1046,7 +1052,7 @@ def watch(
     Each content is answered once, however often the command is killed and started again. Broken
     files are copied to the dead-letter folder, with the reason. Nothing in FOLDER is changed.
     """
-    from wafer.service.folder.watching import watch_folder
+    from wafer.service.folder.watching import levels_given, watch_folder
 
     done = watch_folder(
         folder,
@@ -1055,6 +1061,7 @@ def watch(
         output=output,
         once=once,
         settle=settle,
+        levels=levels_given(folders) if folders is not None else (),
         engine=engine,
     )
     _note(f"{done.answered} images answered, {done.broken} broken, {done.copies} copies")

@@ -1,7 +1,8 @@
 """The audit log: every answer that was given, line by line, each bound to the one before.
 
-A line is on disk before its answer is sent. ``<name>.head`` holds the number and the hash of a line
-that is at most a second old, so that cut-off lines show too; copy it elsewhere now and then.
+`wafer serve` and `wafer watch` write one, each its own. A line is on disk before its answer is sent
+or published. ``<name>.head`` holds the number and the hash of a line that is at most a second old,
+so that cut-off lines show too; copy it elsewhere now and then.
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ class AuditLog:
             self._file = stack.enter_context(path.open("a+b", buffering=0))
             self._begin()
             stack.pop_all()
+
+    @property
+    def lines(self) -> int:
+        """Return how many lines there are."""
+        return self._number
 
     def append(self, records: Sequence[Mapping[str, object]]) -> None:
         """Write down some answers; they are on disk when this returns, or none of them is.

@@ -12,10 +12,8 @@ from typing import Any, NamedTuple
 from wafer.datasets.errors import DataError, Fault, WaferError
 from wafer.inference.bundle import bundle_name, is_bundle, open_bundle
 from wafer.inference.tally import VALUES, Tally, Totals
-from wafer.service.audit import read_audit
+from wafer.service.audit import AUDIT, read_audit
 from wafer.service.drift.judging import Verdict, judge
-from wafer.service.folder.state import open_state
-from wafer.service.folder.watching import STATE
 
 __all__ = ["Day", "Drift", "Stream", "days_given", "drift_of"]
 
@@ -129,16 +127,14 @@ def days_given(text: str) -> tuple[str, str]:
 
 
 def _lines(log: Path) -> Iterator[dict[str, Any]]:
-    """Yield the answers of an audit log, or those that an output of `wafer watch` is made from."""
-    if not log.is_dir():
-        yield from read_audit(log)
-        return
-    if not (log / STATE).is_file():
-        raise _nothing(
-            log, f"no {STATE} in it", "name the output of `wafer watch`, or an audit log"
-        )
-    with open_state(log / STATE) as state:
-        yield from state.answers()
+    """Yield the answers of an audit log, or of that in an output of `wafer watch`."""
+    if log.is_dir():
+        if not (log / AUDIT).is_file():
+            raise _nothing(
+                log, f"no {AUDIT} in it", "name the output of `wafer watch`, or an audit log"
+            )
+        log /= AUDIT
+    return read_audit(log)
 
 
 class _Counts:

@@ -134,10 +134,22 @@ class State:
                 [(each.path, each.key) for each in stored],
             )
 
-    def answers(self) -> Iterator[dict[str, Any]]:
-        """Yield what was answered for each content, broken ones too, in that order."""
-        rows = self._database.execute("SELECT answer FROM images ORDER BY number")
-        return (json.loads(answer) for (answer,) in rows)
+    def contents(self) -> int:
+        """Return how many contents have been answered, broken ones too."""
+        (number,) = self._database.execute("SELECT count(*) FROM images").fetchone()
+        return int(number)
+
+    def answers(self, *, after: int, most: int) -> list[dict[str, Any]]:
+        """Return what was answered for each content, broken ones too, in that order.
+
+        Args:
+            after: leave out so many of the first.
+            most: return so many.
+        """
+        rows = self._database.execute(
+            "SELECT answer FROM images WHERE number > ? ORDER BY number LIMIT ?", (after, most)
+        )
+        return [json.loads(answer) for (answer,) in rows]
 
     def counts(self) -> tuple[int, int, int]:
         """Return how many images were answered, how many were broken, and how many were copies."""

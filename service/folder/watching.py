@@ -17,13 +17,14 @@ from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from wafer.datasets.errors import WaferError
+from wafer.datasets.errors import DataError, Fault, WaferError
 from wafer.datasets.workspace import Workspace
 from wafer.inference.engines.choosing import AUTO
 from wafer.inference.output import csv_row
 from wafer.inference.sources import ImageInput
 from wafer.inference.workers import core_count
 from wafer.service.answers import answer_of, appearance_in
+from wafer.service.audit import AUDIT, AuditLog
 from wafer.service.folder.answering import Answering
 from wafer.service.folder.looking import Found, Looking
 from wafer.service.folder.publishing import Output
@@ -32,7 +33,7 @@ from wafer.service.logs import log_as_json
 from wafer.service.models import Served, bundle_to_serve, first_bundle, passed
 from wafer.service.process import Answered
 
-__all__ = ["STATE", "Ask", "Done", "Watcher", "watch_folder"]
+__all__ = ["STATE", "Ask", "Done", "Watcher", "levels_given", "watch_folder"]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ Ask = Callable[[Sequence[ImageInput]], tuple[list[Answered], str]]
 
 LEAST_PAUSE, MOST_PAUSE = 0.05, 1.0
 """Seconds between two looks at the folder."""
+ORIGIN = ("tool", "step")
+"""Levels of folders that say where images come from, as drift has it."""
 PAUSE = 5.0
 """Seconds to the next try after the disk was full or the folder away."""
 
@@ -70,6 +73,7 @@ def watch_folder(
     output: Path | None = None,
     once: bool = False,
     settle: float = 2.0,
+    levels: Sequence[str] = (),
     engine: str = AUTO,
 ) -> Done:
     """Answer the images that appear in a folder, each content once, until told to end.
@@ -84,11 +88,13 @@ def watch_folder(
         output: where results go, not in the folder; None takes ``<folder>-results`` beside it.
         once: end when all that is there is answered.
         settle: seconds without a change after which a file is complete.
+        levels: what the folders are, from the outermost, see `levels_given`.
         engine: what runs the bundle: ``openvino``, ``onnxruntime`` or ``auto``.
 
     Raises:
         WaferError: no such folder, an output in it or of another process, or a damaged state; with
             ``once`` also a full disk.
+        DataError: the audit log was changed, cut off, or does not belong to the state.
         WeightsError: no bundle, or no engine that gives its golden answers.
     """
     target = folder.with_name(f"{folder.absolute().name}-results") if output is None else output
@@ -97,9 +103,14 @@ def watch_folder(
     choose = partial(bundle_to_serve, workspace, weights=weights, instead=first)
     served = passed(choose(), engine=engine)
     target.mkdir(parents=True, exist_ok=True)
-    with _alone(target), open_state(target / STATE) as state, _ending() as ended:
+    with (
+        _alone(target),
+        open_state(target / STATE) as state,
+        closing(AuditLog(target / AUDIT)) as audit,
+        _ending() as ended,
+    ):
         log_as_json()
-        watcher = Watcher(folder, target, state, settle=settle)
+        watcher = Watcher(folder, target, state, audit=audit, settle=settle, levels=levels)
         watcher.begin()
         with closing(_Model(served, choose, engine)) as model:
             while not ended.is_set():
@@ -164,14 +175,27 @@ class Watcher:
         folder: where images appear.
         target: where results go.
         state: what has been answered.
+        audit: gets a line for each content, before anything is published.
         settle: seconds without a change after which a file is complete.
+        levels: what the folders are, from the outermost.
     """
 
-    def __init__(self, folder: Path, target: Path, state: State, *, settle: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        target: Path,
+        state: State,
+        *,
+        audit: AuditLog,
+        settle: float,
+        levels: Sequence[str] = (),
+    ) -> None:
         self._looking = Looking(folder, settle=settle)
         self._output = Output(target, source=folder)
         self._folder = folder
         self._state = state
+        self._audit = audit
+        self._levels = levels
         self._known = state.files()
 
     @property
@@ -180,7 +204,15 @@ class Watcher:
         return self._looking.changing > 0
 
     def begin(self) -> None:
-        """Bring into the output what a process that was killed had only written down."""
+        """Bring into the output what a process that was killed had only written down.
+
+        Raises:
+            DataError: the audit log has lines of which the state knows nothing.
+        """
+        if (extra := self._audit.lines - self._state.contents()) > 0:
+            problem = f"it has {extra} lines more than {STATE} has answers"
+            remedy = "bring both back from the same copy"
+            raise DataError([Fault(file=AUDIT, problem=problem, remedy=remedy)])
         self._output.remove_leftovers()
         self._publish()
 
@@ -198,7 +230,8 @@ class Watcher:
         while not ended.is_set() and (part := list(islice(found, size))):
             answered, digest = ask([each.item for each in part])
             self._state.add(
-                _answer(each, answer, digest) for each, answer in zip(part, answered, strict=True)
+                _answer(each, answer, digest, self._levels)
+                for each, answer in zip(part, answered, strict=True)
             )
             self._known |= {each.path: each.seen for each in part}
             self._publish()
@@ -206,25 +239,52 @@ class Watcher:
         return some
 
     def _publish(self) -> None:
-        while number := self._output.publish(self._state, AT_ONCE * core_count()):
+        """Bring what is written down into the audit log, then into the output.
+
+        A line of the log is the content of the same number in the state: a process that is killed
+        in between goes on with the next one.
+        """
+        most = AT_ONCE * core_count()
+        while records := self._state.answers(after=self._audit.lines, most=most):
+            self._audit.append(records)
+        while number := self._output.publish(self._state, most):
             log.info("published", extra={"fields": {"files": number}})
 
 
-def _answer(found: Found, answered: Answered, digest: str) -> Answer:
+def levels_given(text: str) -> tuple[str, ...]:
+    """Return what the folders are, from the outermost: ``tool``, ``step``, or any other word.
+
+    Raises:
+        WaferError: neither ``tool`` nor ``step`` is named, or a word is empty or there twice.
+
+    Example:
+        >>> levels_given("tool/step/lot")
+        ('tool', 'step', 'lot')
+    """
+    levels = tuple(text.split("/"))
+    if not set(levels) & set(ORIGIN) or "" in levels or len(set(levels)) < len(levels):
+        raise WaferError(f"--folders {text}: name each level once, such as tool/step/lot")
+    return levels
+
+
+def _answer(found: Found, answered: Answered, digest: str, levels: Sequence[str]) -> Answer:
     row = answered.row
-    lot = PurePosixPath(found.path).parent.as_posix()
+    folders = PurePosixPath(found.path).parent
+    # A file that lies less deep says nothing of the levels below it.
+    named = dict(zip(levels, folders.parts, strict=False))
+    origin = {level: named[level] for level in ORIGIN if level in named}
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
-    content = {**answer_of(row, digest=digest), **appearance_in(row), "time": time}
+    said = {**answer_of(row, digest=digest), **appearance_in(row)}
     # What could not be read has no digest: then it is this file, as it is now, that is known.
     instead = f"{found.path}:{found.seen.size}:{found.seen.changed}"
     key = row.sha256 or hashlib.sha256(instead.encode()).hexdigest()
     return Answer(
         path=found.path,
-        lot=lot,
+        lot=folders.as_posix(),
         seen=found.seen,
         key=key,
         line=csv_row(row).decode(),
-        answer=json.dumps(content, ensure_ascii=False),
+        answer=json.dumps({**said, **origin, "time": time}, ensure_ascii=False),
         error=row.error,
     )
 

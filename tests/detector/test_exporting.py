@@ -217,6 +217,10 @@ def test_the_same_model_gives_the_same_bundle(
 ) -> None:
     again = export_model(workspace, SHIPPED)
     assert again.description == exported.description
+    ours, theirs = again.golden(), exported.golden()
+    for name in ("images", "boxes", "scores", "features"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
+    assert (again.folder / SUMS).read_text() == (exported.folder / SUMS).read_text()
     assert again.digest == exported.digest
     assert again.description.weights_sha256 == load_detector(SHIPPED).checkpoint.digest
     assert again.description.classes == workspace.classes.classes

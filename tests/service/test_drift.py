@@ -26,7 +26,6 @@ from wafer.inference.tally import Moments, Tally, Totals
 from wafer.service.audit import AuditLog
 from wafer.service.drift.days import Drift, drift_of
 from wafer.service.drift.judging import judge, mean_check, mix_check, psi, rate_check
-from wafer.service.folder.state import Answer, Seen, open_state
 from wafer.service.web.drifting import MOST, Drifting
 
 DIGEST = "d" * 64
@@ -216,21 +215,9 @@ def test_the_command_prints_writes_and_tells_by_its_exit_code(
 
 
 def test_the_output_of_watch_is_read_too(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no state\.sqlite in it"):
+    with pytest.raises(DataError, match=r"no audit\.jsonl in it"):
         drift_of(tmp_path, models=None)
-    with open_state(tmp_path / "state.sqlite") as state:
-        state.add(
-            Answer(
-                path=f"lot/{number}.png",
-                lot="lot",
-                seen=Seen(1, 1),
-                key=str(number),
-                line="",
-                answer=json.dumps(each),
-                error="",
-            )
-            for number, each in enumerate(lines("2026-03-01", 60, key=None, brightness=90.0))
-        )
+    write(tmp_path / "audit.jsonl", lines("2026-03-01", 60, key=None, brightness=90.0))
     (day,) = drift_of(tmp_path, models=None, reference=("2026-03-01", "2026-03-01")).days
     assert (day.day, day.stream.tool, day.totals.images) == ("2026-03-01", "", 60)
     assert day.totals.values["brightness"] == Moments(60, 90.0, 0.0)

@@ -11,22 +11,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wafer.datasets.errors import WaferError
+from wafer.datasets.errors import DataError, WaferError
 from wafer.datasets.records import Box
 from wafer.detector.classification import classify_images
 from wafer.evaluation.records import Prediction
 from wafer.inference import pipeline
 from wafer.inference.records import Row
 from wafer.inference.sources import ImageInput
+from wafer.service.audit import AUDIT, AuditLog, read_audit, verify_audit
 from wafer.service.folder import publishing, state, watching
 from wafer.service.folder.looking import Looking
 from wafer.service.folder.state import Seen, open_state
-from wafer.service.folder.watching import Watcher
+from wafer.service.folder.watching import Watcher, levels_given
 from wafer.service.process import Answered
 
 Shot = Callable[..., bytes]
@@ -78,11 +80,16 @@ def incoming(tmp_path: Path, shot: Shot) -> Path:
     return folder
 
 
-def work(folder: Path, target: Path, ask: watching.Ask = answer) -> tuple[int, int, int]:
+def work(
+    folder: Path, target: Path, ask: watching.Ask = answer, levels: Sequence[str] = ()
+) -> tuple[int, int, int]:
     """Do what `wafer watch --once --settle 0` does, without processes."""
     target.mkdir(exist_ok=True)
-    with open_state(target / "state.sqlite") as opened:
-        watcher = Watcher(folder, target, opened, settle=0)
+    with (
+        open_state(target / "state.sqlite") as opened,
+        closing(AuditLog(target / AUDIT)) as audit,
+    ):
+        watcher = Watcher(folder, target, opened, audit=audit, settle=0, levels=levels)
         watcher.begin()
         while watcher.round(ask, threading.Event()):
             pass
@@ -96,10 +103,12 @@ def table(target: Path, lot: str) -> list[dict[str, str]]:
 
 def files(target: Path) -> dict[str, bytes]:
     """Return the output, without what differs from run to run."""
-    found = {}
+    found = {
+        AUDIT: "\n".join(sorted(line["image"] for line in read_audit(target / AUDIT))).encode()
+    }
     for path in sorted(target.rglob("*")):
         name = path.relative_to(target).as_posix()
-        if not path.is_file() or name.startswith(("state.sqlite", ".lock")):
+        if not path.is_file() or name.startswith(("state.sqlite", ".lock", "audit.")):
             continue
         content = path.read_bytes()
         if path.suffix == ".json":
@@ -188,6 +197,7 @@ def killing(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publishing, "write_bytes", around(publishing.write_bytes))
     monkeypatch.setattr(publishing, "atomic_file", around(publishing.atomic_file))
     monkeypatch.setattr(state.State, "add", around(state.State.add))
+    monkeypatch.setattr(AuditLog, "append", around(AuditLog.append))
     monkeypatch.setattr(state.State, "publish", around(state.State.publish))
 
 
@@ -212,6 +222,52 @@ def test_stopped_at_any_step_it_ends_with_the_same_results(
         assert files(target) == whole, at
         shutil.rmtree(target)
     assert stopped > 8
+
+
+def test_each_content_has_one_line_in_the_audit_log(incoming: Path, tmp_path: Path) -> None:
+    target = tmp_path / "results"
+    assert work(incoming, target, levels=("tool", "step")) == (13, 1, 1)
+    assert verify_audit(target / AUDIT).lines == 14
+    lines = {line["image"]: line for line in read_audit(target / AUDIT)}
+    assert len(lines) == 14
+    sidecar = json.loads((target / "lot 2/wafer 7" / "0.jpg.json").read_text())
+    kept = lines["lot 2/wafer 7/0.jpg"]
+    assert {name: kept[name] for name in sidecar} == sidecar
+    assert (sidecar["tool"], sidecar["step"]) == ("lot 2", "wafer 7")
+    assert "step" not in lines["lot 1/0.png"]
+    assert "tool" not in lines["top.png"]
+    assert "cut off" in lines["lot 1/broken.png"]["error"]
+
+
+def test_a_log_that_is_ahead_of_the_state_or_was_cut_is_refused(
+    incoming: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "results"
+    work(incoming, target)
+    for path in target.glob("state.sqlite*"):
+        path.rename(tmp_path / path.name)
+    with pytest.raises(
+        DataError, match=r"audit\.jsonl: it has 14 lines more than state\.sqlite has"
+    ):
+        work(incoming, target)
+    for path in target.glob("state.sqlite*"):
+        path.unlink()
+    for path in tmp_path.glob("state.sqlite*"):
+        path.rename(target / path.name)
+    log = target / AUDIT
+    whole = log.read_bytes()
+    log.write_bytes(b"".join(whole.splitlines(keepends=True)[:10]))
+    with pytest.raises(DataError, match="the last 4 of 14 lines are cut off"):
+        work(incoming, target)
+    log.write_bytes(whole)
+    assert work(incoming, target) == (13, 1, 1)
+    assert log.read_bytes() == whole
+
+
+@pytest.mark.parametrize("text", ["", "lot", "tool//lot", "tool/tool", "tool/"])
+def test_levels_that_say_nothing_are_refused(text: str) -> None:
+    with pytest.raises(WaferError, match=f"--folders {text}: name each level once"):
+        levels_given(text)
 
 
 def test_a_full_disk_stops_it_and_costs_nothing_more(incoming: Path, tmp_path: Path) -> None:
@@ -338,6 +394,7 @@ def test_killed_in_the_middle_it_ends_with_the_rows_of_classify(
         expected, key=lambda row: row["image"]
     )
     assert len(list(target.glob("[ab]/*.json"))) == 80
+    assert verify_audit(target / AUDIT).lines == 81
     assert not list(target.rglob(".*.tmp-*"))
 
 

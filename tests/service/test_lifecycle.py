@@ -5,12 +5,15 @@ import json
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from typer.testing import CliRunner
 from wafer.cli import app
 from wafer.datasets.errors import WaferError
 from wafer.inference.bundle import ONNX
-from wafer.service.audit import AUDIT, verify_audit
+from wafer.service.audit import AUDIT, read_audit, verify_audit
 from wafer.service.keys import KEYS, add_key, revoke_key
 from wafer.service.web.server import listening, plan_server
 
@@ -360,6 +363,63 @@ def test_without_any_network_it_answers_all_the_same(fab: Any, shot: Shot, tmp_p
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["model_digest"] == fab.first.digest
+
+
+CLOCK = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
+static long *shift;
+__attribute__((constructor)) static void begin(void) {
+    int file = open(getenv("CLOCK_SHIFT"), O_RDONLY);
+    shift = mmap(0, sizeof *shift, PROT_READ, MAP_SHARED, file, 0);
+}
+int clock_gettime(clockid_t which, struct timespec *at) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int failed = real(which, at);
+    if (!failed && which == CLOCK_REALTIME && shift != MAP_FAILED) at->tv_sec += *shift;
+    return failed;
+}
+"""
+"""The clock of the day as some file says, in every process that loads it."""
+
+
+def test_a_clock_that_jumps_costs_no_answer_and_no_line(
+    fab: Any, start: Callable[..., Any], shot: Shot, tmp_path: Path
+) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler here")
+    (tmp_path / "clock.c").write_text(CLOCK)
+    library, shift = tmp_path / "clock.so", tmp_path / "shift"
+    build = ["cc", "-shared", "-fPIC", "-o", str(library), str(tmp_path / "clock.c"), "-ldl"]
+    subprocess.run(build, check=True)
+    shift.write_bytes(bytes(8))
+    clock = {"LD_PRELOAD": str(library), "CLOCK_SHIFT": str(shift)}
+    key = add_key(tmp_path / "keys.json", "tool", rate=1000)
+    options = ["--weights", str(fab.first.folder), "--deadline", "60"]
+    options += ["--audit", str(tmp_path / AUDIT), "--keys", str(tmp_path / "keys.json")]
+    server = start(fab.environment | clock, tmp_path / "log", *options)
+    server.key = key
+    try:
+        server.until_ready()
+        hour = 3600
+        for number, jump in enumerate((0, -hour, 50 * hour, -50 * hour, 0)):
+            with shift.open("r+b") as handle:
+                handle.write(struct.pack("l", jump))
+            assert server.classify(shot(200 + number)).status == 200
+            assert server.ask("/readyz").status == 200
+            assert server.ask("/metrics").status == 200
+        assert server.stop() == 0
+    finally:
+        server.process.kill()
+        server.process.communicate()
+    assert verify_audit(tmp_path / AUDIT).lines == 5
+    days = [datetime.fromisoformat(line["time"]) for line in read_audit(tmp_path / AUDIT)]
+    assert [round((b - a).total_seconds() / hour) for a, b in pairwise(days)] == [-1, 51, -100, 50]
 
 
 def test_it_does_not_start_with_what_cannot_work(

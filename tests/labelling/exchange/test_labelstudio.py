@@ -799,3 +799,31 @@ def test_an_import_killed_at_any_moment_is_whole_in_the_ledger_or_not_there(
     assert len(list(workspace.labels.glob("*.txt"))) == 150
     assert {state.revision for state in Ledger(workspace).states().values()} == {1}
     assert sound(workspace)
+
+
+@pytest.mark.slow
+def test_an_import_onto_a_full_disk_says_so_and_is_whole_the_next_time(tmp_path: Path) -> None:
+    samples = tuple(Sample(f"{i:03}.png", "residue", None, None, "train") for i in range(150))
+    workspace = made(tmp_path, samples)
+    tasks = [task(sample.image, annotation(region(BOX), region(OTHER))) for sample in samples]
+    command = [Path(sys.executable).with_name("wafer"), "labels", "import"]
+    command.append(saved(tmp_path, tasks))
+    for size in (0, 60, 20_000):  # the ledger would be larger than any, a label file than the first
+        done = subprocess.run(
+            ["prlimit", f"--fsize={size}:{size}", *command],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("wafer: ")
+        assert "File too large" in line
+        assert list(workspace.labels.glob("*.txt")) == []
+        found = verify_ledger(workspace)
+        assert (found.faults, found.edits, found.images) == ((), (), 0)
+    taken = import_labels(workspace, str(tmp_path / "export.json"))
+    assert (len(taken.written), len(list(workspace.labels.glob("*.txt")))) == (150, 150)
+    assert {state.revision for state in Ledger(workspace).states().values()} == {1}
+    assert sound(workspace)

@@ -93,9 +93,10 @@ def fold_constants(model: Any) -> None:
 def save(model: Any, xml: Path) -> None:
     """Write a network as an .xml file with its weights as they are in a .bin file beside it."""
     # Nameless nodes are numbered on through the whole process; equal graphs should be equal files.
+    # ONNX has names of that form too, which get one more number where a nameless node has theirs.
     for number, node in enumerate(model.get_ordered_ops()):
         kind = node.get_type_name()
-        if re.fullmatch(rf"{kind}_\d+", node.get_friendly_name()):
+        if re.fullmatch(rf"{kind}_\d+(_\d+)?", node.get_friendly_name()):
             node.set_friendly_name(f"{kind}_{number}")
     openvino().save_model(model, xml, compress_to_fp16=False)
 

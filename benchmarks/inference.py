@@ -391,17 +391,18 @@ def agreement(made: Bundle, source: Path, answers: Path) -> str:
     about = made.description
     engine = BACKENDS[0].open(made, BATCH)
     same, overlaps = 0, []
-    for path in sorted(source.iterdir()):
-        boxed = letterbox(decode_bytes(path.read_bytes(), path.name), about.image_size)
-        found = engine.infer(boxed.image[None])
-        best = theirs[path.name]
-        if best is None:
-            same += float(found.scores[0].max()) < LEAST
-            continue
-        if int(best[5]) != found.classes[0]:
-            continue
-        same += 1
-        overlaps.append(overlap(to_original(found.boxes[0], boxed), best[:4]))
+    files = sorted(source.iterdir())
+    for start in range(0, len(files), BATCH):
+        paths = files[start : start + BATCH]
+        boxed = [letterbox(decode_bytes(p.read_bytes(), p.name), about.image_size) for p in paths]
+        found = engine.infer(np.stack([each.image for each in boxed]))
+        for place, path in enumerate(paths):
+            best = theirs[path.name]
+            if best is None:
+                same += float(found.scores[place].max()) < LEAST
+            elif int(best[5]) == found.classes[place]:
+                same += 1
+                overlaps.append(overlap(to_original(found.boxes[place], boxed[place]), best[:4]))
     mean = statistics.mean(overlaps) if overlaps else 0.0
     return (
         f"\nbest box of openvino f32 and of stock: the same class, or none above {LEAST}, on "

@@ -83,7 +83,7 @@ def decode_image(
         max_pixels: a larger image is refused, by its header, before anything is decoded.
 
     Returns:
-        Shape (height, width), or (height, width, 3) with ``colour``.
+        Shape (height, width), or (height, width, 3) with ``colour``; not to be written to.
 
     Raises:
         ImageError: no such file, not an image, damaged or cut off, too large, or of a kind that
@@ -120,8 +120,8 @@ def decode_bytes(
         pixels = _decode_16(image, data, name, levels) if wide else _decode_8(image, colour)
     except PARSER_ERRORS as error:
         raise ImageError(name, f"damaged or cut off ({error})") from error
-    pixels = _opaque(pixels, name)
-    return np.array(pixels.convert("RGB" if colour else "L"))
+    pixels, mode = _opaque(pixels, name), "RGB" if colour else "L"
+    return np.asarray(pixels if pixels.mode == mode else pixels.convert(mode))
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -147,7 +147,8 @@ def model_file(root: Path, name: str, workspace: Workspace) -> Path:
 
     if (found := shipped(name)) is not None:
         return found
-    path = root / f"{name}.safetensors"
+    # A file of the plain name would be taken by ultralytics for its own, and fetched anew.
+    path = root / f"{name}_random.safetensors"
     if not path.is_file():
         model = build_model(name, names=workspace.classes.detector_names, channels=1)
         save_checkpoint(

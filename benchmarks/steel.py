@@ -3,9 +3,9 @@
     python benchmarks/steel.py FOLDER --neu NEU-DET --coco yolov5n_coco.safetensors
 
 Trained on ``longtail_train.txt``, stopped and calibrated on ``val.txt``, accuracy on ``test.txt``;
-images with boxes of several classes are in none of them. ``--balanced`` gives networks as many
-images of every class. The detector answers by its best box. Trainings that have finished are kept
-in FOLDER and not repeated; one that was killed is gone on with. Prints Markdown.
+images with boxes of several classes are in none of them. The detector answers by its best box.
+Trainings that have finished are kept in FOLDER and not repeated; one that was killed is gone on
+with. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from wafer.classifier.evaluating import evaluate_classifier
-from wafer.classifier.names import CLASSIFIERS, NETWORKS
-from wafer.classifier.training import ClassifierArguments, train_classifier
+from wafer.classifier.names import CLASSIFIERS
+from wafer.classifier.training import train_classifier
 from wafer.datasets.files import write_text
 from wafer.datasets.initialisation import initialise
 from wafer.datasets.runs import MODEL_FILE
@@ -40,7 +40,6 @@ def main() -> None:
     parser.add_argument("--neu", type=Path, required=True, help="folder of NEU-DET")
     parser.add_argument("--coco", type=Path, help="start of the detector; else the shipped model")
     parser.add_argument("--models", nargs="*", choices=(*CLASSIFIERS, "yolov5n"), default=MODELS)
-    parser.add_argument("--balanced", action="store_true", help="for networks")
     parser.add_argument("--epochs", type=int, help="else those of each model, 100 for yolov5n")
     parser.add_argument("--seeds", type=int, default=1)
     given = parser.parse_args()
@@ -49,7 +48,7 @@ def main() -> None:
     rows = []
     for model in given.models:
         for seed in range(given.seeds):
-            name = f"{model}{'-balanced' * given.balanced}-{given.epochs or 'own'}-{seed}"
+            name = f"{model}-{given.epochs or 'own'}-{seed}"
             path = root / "results" / f"{name}.json"
             if not path.is_file():
                 begin = time.monotonic()
@@ -97,10 +96,7 @@ def trained(
             seed=seed,
         )
         return evaluate_model(workspace, weights=detector.folder).evaluation.to_dict()
-    arguments: ClassifierArguments = {"model": model, "epochs": given.epochs, "seed": seed}
-    if given.balanced and model in NETWORKS:
-        arguments["sampler"] = "balanced"
-    run = train_classifier(workspace, **arguments)
+    run = train_classifier(workspace, model=model, epochs=given.epochs, seed=seed)
     return evaluate_classifier(workspace, run.folder / MODEL_FILE).evaluation.to_dict()
 
 

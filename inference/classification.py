@@ -112,7 +112,7 @@ def classify_with(
     output: Path,
     recursive: bool = False,
     batch: int = 16,
-    device: str = AUTO,
+    device: str = "auto",
     engine: str = AUTO,
     where: Sequence[str] = (),
     save_images: Path | None = None,

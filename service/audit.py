@@ -54,7 +54,7 @@ class AuditLog:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
+        self.path = path
         self._length, self._number, self._digest, self._head_at = 0, 0, GENESIS, 0.0
         # Unbuffered: what a full disk did not take must not be tried again by the next write.
         with ExitStack() as stack:
@@ -100,21 +100,21 @@ class AuditLog:
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise WaferError(f"{self._path}: another process writes to it already") from error
+            raise WaferError(f"{self.path}: another process writes to it already") from error
         last, torn = _last_line(self._file)
         if torn:
             self._put_aside(torn)
         self._length = self._file.seek(0, os.SEEK_END)
-        self._number, self._digest = _place(last, self._path)
-        head = _read_head(_head(self._path))
+        self._number, self._digest = _place(last, self.path)
+        head = _read_head(_head(self.path))
         if head is not None and head[0] > self._number:
             problem = f"the last {head[0] - self._number} of {head[0]} lines are cut off"
-            raise DataError([Fault(file=str(self._path), problem=problem, remedy=REMEDY)])
+            raise DataError([Fault(file=str(self.path), problem=problem, remedy=REMEDY)])
         self._write_head()
 
     def _put_aside(self, torn: bytes) -> None:
         number = 1
-        while (free := self._path.with_name(f"{self._path.name}.torn-{number}")).exists():
+        while (free := self.path.with_name(f"{self.path.name}.torn-{number}")).exists():
             number += 1
         write_bytes(free, torn)
         self._file.truncate(self._file.seek(0, os.SEEK_END) - len(torn))
@@ -123,7 +123,7 @@ class AuditLog:
     def _write_head(self) -> None:
         self._head_at = time.monotonic()
         content = json.dumps({"count": self._number, "hash": self._digest})
-        write_text(_head(self._path), content + "\n")
+        write_text(_head(self.path), content + "\n")
 
 
 def audit_file(root: Path | None, *, audit: Path | None) -> Path | None:

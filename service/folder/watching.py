@@ -212,7 +212,7 @@ class Watcher:
         if (extra := self._audit.lines - self._state.contents()) > 0:
             problem = f"it has {extra} lines more than {STATE} has answers"
             remedy = "bring both back from the same copy"
-            raise DataError([Fault(file=AUDIT, problem=problem, remedy=remedy)])
+            raise DataError([Fault(file=str(self._audit.path), problem=problem, remedy=remedy)])
         self._output.remove_leftovers()
         self._publish()
 
@@ -263,7 +263,9 @@ def levels_given(text: str) -> tuple[str, ...]:
     """
     levels = tuple(text.split("/"))
     if not set(levels) & set(ORIGIN) or "" in levels or len(set(levels)) < len(levels):
-        raise WaferError(f"--folders {text}: name each level once, such as tool/step/lot")
+        raise WaferError(
+            f"--folders {text}: name each level once, among them tool or step, as in tool/step/lot"
+        )
     return levels
 
 

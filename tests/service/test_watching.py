@@ -247,7 +247,7 @@ def test_a_log_that_is_ahead_of_the_state_or_was_cut_is_refused(
     for path in target.glob("state.sqlite*"):
         path.rename(tmp_path / path.name)
     with pytest.raises(
-        DataError, match=r"audit\.jsonl: it has 14 lines more than state\.sqlite has"
+        DataError, match=r"results/audit\.jsonl: it has 14 lines more than state\.sqlite has"
     ):
         work(incoming, target)
     for path in target.glob("state.sqlite*"):

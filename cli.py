@@ -872,6 +872,14 @@ def label_propagate(
     ] = None,
     batch: Annotated[int, typer.Option(help="Images a step.")] = 16,
     imgsz: Annotated[int, typer.Option(help="Size in pixels, a multiple of 32.")] = 256,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="roboflow:WORKSPACE/PROJECT/VERSION",
+            help="A hosted model that is the teacher of the first round; images are sent there.",
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="--teacher: send without asking.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -884,9 +892,11 @@ def label_propagate(
     """
     from wafer.labelling.propagation.propagating import propagate
 
+    found = _workspace(workspace)
+    hosted = None if teacher is None else _hosted_teacher(found, teacher, yes)
     with _bar("labelling") as progress:
         done = propagate(
-            _workspace(workspace),
+            found,
             model=model,
             weights=_first_weights(weights),
             folds=folds,
@@ -898,6 +908,7 @@ def label_propagate(
             confidence=confidence,
             seed=seed,
             device=device,
+            hosted=hosted,
             progress=progress,
         )
     _notes(done.summary.notes)
@@ -1368,6 +1379,15 @@ def _roboflow_project(name: str) -> Any:
     remote = open_project(name)
     _note(f"note: {remote.described}")
     return remote
+
+
+def _hosted_teacher(workspace: Any, source: str, yes: bool) -> Any:
+    from wafer.labelling.exchange.roboflow.teacher import hosted_teacher
+    from wafer.labelling.propagation.teachers import HostedTeacher
+
+    model = source.removeprefix("roboflow:")
+    ask = hosted_teacher(workspace, model, confirm=lambda text: _agreed(text, yes))
+    return HostedTeacher(f"roboflow:{model}", ask)
 
 
 def _agreed(text: str, yes: bool, *, question: str = "Send it?") -> bool:

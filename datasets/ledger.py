@@ -61,10 +61,10 @@ class Entry:
     ``number`` counts lines from 1. ``image_sha256`` and ``size`` (width, height in pixels) are
     those of the image at the time. ``box`` is (xmin, ymin, xmax, ymax) in pixels; None for
     ``empty``, and where that is withdrawn. ``supersedes`` is the number of the entry that this one
-    replaces. Of a model's box there are: ``model`` (SHA-256), ``round``, ``raw`` (its score),
-    ``probability`` (calibrated), ``votes`` (share of views and teachers that saw it), ``spread``
-    (1 - mean IoU among them), ``threshold`` (what the image had to reach). ``image_class`` is the
-    expert's.
+    replaces. Of a model's box there are: ``model`` (SHA-256, or the name of a hosted one),
+    ``round``, ``raw`` (its score), ``probability`` (calibrated), ``votes`` (share of views and
+    teachers that saw it), ``spread`` (1 - mean IoU among them), ``threshold`` (what the image had
+    to reach). ``image_class`` is the expert's.
     """
 
     number: int

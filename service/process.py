@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from subprocess import Popen
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 120.0
 """Seconds without a word from a process before it is taken to hang."""
+NICE = 5
+"""The process that answers everybody, and refuses at once, goes before those that compute."""
 TRIES = 2
 """So many processes may end over one image alone, before it is given up."""
 
@@ -108,6 +112,9 @@ class ModelProcess:
         if self._running is None:
             self._running = start_worker(self._opened)
             self.starts += 1
+            nice = min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
+            with suppress(ProcessLookupError):  # where it has ended, the end of what it says tells
+                os.setpriority(os.PRIO_PROCESS, self._running[0].pid, nice)
         process, connection = self._running
         try:
             connection.send((tuple(items), True))

@@ -169,7 +169,8 @@ def thresholds(
 
     It is the lowest at which the share of right images among the drawn ones that reach it, shrunk
     towards that of all classes, is two fifths of the way from the promise to 1; None where there
-    is none. It is an estimate: what is certified is what the audit sees.
+    is none. It is never below the least that such a drawn image has: of less nothing is known. It
+    is an estimate: what is certified is what the audit sees.
     """
     aim = promise + AIM * (1 - promise)
     eligible = [each for each in judged if each.eligible]
@@ -186,7 +187,7 @@ def _threshold(eligible: Sequence[Judged], name: str, aim: float) -> float | Non
         common = sum(each.right for each in reached) / len(reached)
         own = [each.right for each in reached if each.class_name == name]
         if (sum(own) + PRIOR * common) / (len(own) + PRIOR) >= aim:
-            return float(value)
+            return max(float(value), min(each.probability for each in reached))
     return None
 
 

@@ -30,9 +30,16 @@ from wafer.labelling.propagation.outcome import (
 from wafer.labelling.propagation.places import Reader, all_places, places_of
 from wafer.labelling.propagation.report import ClassRow, Summary, summarise, write_report
 from wafer.labelling.propagation.roles import Roles, assign_roles
-from wafer.labelling.propagation.rounds import RoundResult, decide_pool, listen, round_cost
+from wafer.labelling.propagation.rounds import (
+    RoundResult,
+    decide_pool,
+    hosted_cost,
+    listen,
+    listen_to_hosted,
+    round_cost,
+)
 from wafer.labelling.propagation.suspicion import Suspicion, suspicions
-from wafer.labelling.propagation.teachers import TeacherSettings
+from wafer.labelling.propagation.teachers import HostedTeacher, TeacherSettings
 from wafer.labelling.queue import QUEUE, Queue, QueueItem, propagation_runs, write_queue
 from wafer.weights.manifest import shipped
 
@@ -103,6 +110,7 @@ def propagate(
     confidence: float = 0.9,
     seed: int = 0,
     device: str = "auto",
+    hosted: HostedTeacher | None = None,
     progress: Progress | None = None,
 ) -> Propagated:
     """Label the images that nobody has drawn boxes in, as far as that can be trusted.
@@ -123,6 +131,7 @@ def propagate(
         confidence: of the audit that certifies it, 0.5 to 0.99.
         seed: decides every random choice.
         device: ``auto``, ``cpu`` or ``cuda:N``.
+        hosted: the only teacher of the first round, instead of those that are trained here.
         progress: called with (work done, work in all).
 
     Raises:
@@ -141,13 +150,13 @@ def propagate(
     run, resumed = open_run(
         propagation_runs(workspace),
         model=model,
-        arguments=_arguments(settings, folds, rounds, promise, confidence),
+        arguments=_arguments(settings, folds, rounds, promise, confidence, hosted),
         dataset_hash=_data(workspace, samples, roles),
     )
     digests = _digests(workspace, roles)
     with locked(run):
         results, comparisons = _rounds(
-            workspace, roles, settings, run.folder, rounds, promise, progress
+            workspace, roles, settings, run.folder, rounds, promise, hosted, progress
         )
         best = _best(results, comparisons)
         result = _without_harmed(best, comparisons)
@@ -163,7 +172,7 @@ def propagate(
             result,
             comparisons=comparisons,
             found=suspicious,
-            notes=(*roles.notes, *(("going on with an unfinished run",) if resumed else ())),
+            notes=(*roles.notes, *_notes(resumed, hosted)),
             promise=promise,
             confidence=confidence,
         )
@@ -200,7 +209,12 @@ def _check_training(workspace: Workspace, roles: Roles, settings: TeacherSetting
 
 
 def _arguments(
-    settings: TeacherSettings, folds: int, rounds: int, promise: float, confidence: float
+    settings: TeacherSettings,
+    folds: int,
+    rounds: int,
+    promise: float,
+    confidence: float,
+    hosted: HostedTeacher | None,
 ) -> dict[str, Any]:
     first = shipped(settings.model) if settings.weights is None else settings.weights
     return {
@@ -215,6 +229,7 @@ def _arguments(
         "rounds": rounds,
         "promise": promise,
         "confidence": confidence,
+        "teacher": None if hosted is None else hosted.name,
     }
 
 
@@ -238,10 +253,13 @@ def _rounds(
     folder: Path,
     rounds: int,
     promise: float,
+    hosted: HostedTeacher | None,
     progress: Progress | None,
 ) -> tuple[list[RoundResult], list[tuple[Comparison, ...]]]:
     """Run the rounds; what was learnt from accepted images is compared with the round before."""
     costs = [round_cost(roles, settings, number=n) for n in range(1, rounds + 1)]
+    if hosted is not None:
+        costs[0] = hosted_cost(roles)
     meter = _Meter(costs, progress)
     results: list[RoundResult] = []
     comparisons: list[tuple[Comparison, ...]] = []
@@ -252,16 +270,21 @@ def _rounds(
             labelled = _labels(_without_harmed(results[-1], comparisons).decisions)
             if not any(s.image in labelled and s.split == "train" for s in roles.pool):
                 break  # nothing new to learn from
-        spoken = listen(
-            workspace,
-            roles,
-            number=number,
-            labelled=labelled,
-            hardest=_hardest(roles, results),
-            settings=settings,
-            folder=folder,
-            advance=meter.advance,
-        )
+        if number == 1 and hosted is not None:
+            spoken = listen_to_hosted(
+                workspace, roles, hosted, folder=folder, advance=meter.advance
+            )
+        else:
+            spoken = listen(
+                workspace,
+                roles,
+                number=number,
+                labelled=labelled,
+                hardest=_hardest(roles, results),
+                settings=settings,
+                folder=folder,
+                advance=meter.advance,
+            )
         meter.end_round()
         results.append(decide_pool(workspace, roles, spoken, promise=promise))
         if len(results) > 1:
@@ -334,6 +357,17 @@ def _refused(
         for d in result.decisions
     )
     return replace(result, decisions=decisions)
+
+
+def _notes(resumed: bool, hosted: HostedTeacher | None) -> tuple[str, ...]:
+    notes = ("going on with an unfinished run",) if resumed else ()
+    if hosted is None:
+        return notes
+    seen = (
+        f"{hosted.name} may have learnt from the drawn images that it is judged by: what is "
+        "estimated here may be too good; let `wafer audit` tell"
+    )
+    return (*notes, seen)
 
 
 def _renew_view(workspace: Workspace) -> tuple[str, ...]:

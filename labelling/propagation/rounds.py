@@ -36,19 +36,31 @@ from wafer.labelling.propagation.places import (
     places_of,
 )
 from wafer.labelling.propagation.roles import Roles
-from wafer.labelling.propagation.scores import VIEWS, Candidates, score_images
+from wafer.labelling.propagation.scores import VIEWS, Candidates, ask_about_images, score_images
 from wafer.labelling.propagation.teachers import (
+    HostedTeacher,
     TeacherSettings,
     Teaching,
     plan_teaching,
     train_teacher,
 )
 
-__all__ = ["Reading", "RoundResult", "Spoken", "decide_pool", "listen", "round_cost"]
+__all__ = [
+    "Reading",
+    "RoundResult",
+    "Spoken",
+    "decide_pool",
+    "hosted_cost",
+    "listen",
+    "listen_to_hosted",
+    "round_cost",
+]
 
 UNREADABLE = "the image cannot be read"
 # Work of one image in training, and of one view of it in scoring or validation, in like units.
 TRAINED, LOOKED_AT = 1.0, 0.4
+HOSTED = 30.0
+"""Of one image that is sent to a model elsewhere, in the same units."""
 
 Advance = Callable[[float], None]
 
@@ -57,7 +69,7 @@ Advance = Callable[[float], None]
 class Spoken:
     """What the teachers of a round say of every image: one answer for each that may be asked.
 
-    ``model`` is the SHA-256 over the model files.
+    ``model`` is the SHA-256 over the model files, or the name of a hosted model.
     """
 
     number: int
@@ -142,6 +154,35 @@ def listen(
             answers.setdefault(image, []).append(candidates)
     model_digest = hashlib.sha256("".join(digests).encode()).hexdigest()
     return Spoken(number, model_digest, {image: tuple(each) for image, each in answers.items()})
+
+
+def listen_to_hosted(
+    workspace: Workspace,
+    roles: Roles,
+    hosted: HostedTeacher,
+    *,
+    folder: Path,
+    advance: Advance,
+) -> Spoken:
+    """Ask a model elsewhere about every image: the first round, without a training here."""
+    found = ask_about_images(
+        hosted.ask,
+        _asked_of_hosted(roles),
+        workspace=workspace,
+        folder=folder / "round-1" / "hosted",
+        progress=lambda images: advance(images * HOSTED),
+    )
+    return Spoken(1, hosted.name, {image: (each,) for image, each in found.items()})
+
+
+def hosted_cost(roles: Roles) -> float:
+    """Return the work of a round with a hosted model."""
+    return HOSTED * len(_asked_of_hosted(roles))
+
+
+def _asked_of_hosted(roles: Roles) -> list[str]:
+    known = [s.image for s in [*roles.drawn, *roles.empty, *roles.val]]
+    return [*known, *(s.image for s in roles.pool if s.image not in roles.unreadable)]
 
 
 def _shares(advance: Advance, cost: float) -> Callable[[float], None]:

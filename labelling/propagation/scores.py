@@ -1,8 +1,8 @@
 """What a teacher says about images, all class scores of every candidate box, kept on disk.
 
-The scores are read from the raw head, before any arg-max: a box that a detector gives 0.60 for one
-class and 0.55 for another is a candidate for both. Images are scored in chunks, each written in
-one step, so that a killed run repeats at most one of them.
+Those of a teacher that was trained here come from the raw head, before any arg-max: a box that it
+gives 0.60 for one class and 0.55 for another is a candidate for both. Images are scored in chunks,
+each written in one step, so that a killed run repeats at most one of them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from numpy.typing import NDArray
 
 from wafer.datasets.errors import ImageError
 from wafer.datasets.files import write_bytes
+from wafer.datasets.records import Annotation
 from wafer.datasets.workspace import Workspace
 from wafer.detector.loading import Detector, load_detector
 from wafer.detector.model import forward
 from wafer.detector.prediction import load_letterboxed
 from wafer.inference.preprocess import Letterboxed, to_original
 
-__all__ = ["VIEWS", "Candidates", "score_images"]
+__all__ = ["VIEWS", "Ask", "Candidates", "ask_about_images", "score_images"]
 
 VIEWS = ((False, False), (True, False), (False, True))
 """How an image is shown: (mirrored left to right, mirrored top to bottom)."""
 CHUNK = 128
+ASKED_AT_ONCE = 16
+"""Images of a chunk where each is a request to somebody else's machine."""
 BATCH = 32
 LEAST_SCORE = 0.01
 SUPPRESS_IOU = 0.6
@@ -36,6 +39,8 @@ MOST = 100
 """Pairs of a box and a class that are kept of one view."""
 
 Floats = NDArray[np.float32]
+Ask = Callable[[str], Sequence[Annotation]]
+"""Returns the boxes with scores that a model elsewhere sees in an image of a workspace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +77,80 @@ def score_images(
         device: ``auto``, ``cpu`` or ``cuda:N``.
         progress: called with the number of images after each chunk.
     """
-    found: dict[str, Candidates] = {}
     detector: Detector | None = None
-    for start in range(0, len(images), CHUNK):
-        chunk = images[start : start + CHUNK]
-        path = folder / f"{start // CHUNK:05d}.npz"
+
+    def score(chunk: Sequence[str]) -> Iterator[Candidates]:
+        nonlocal detector
+        detector = load_detector(model, device=device) if detector is None else detector
+        return _score(detector, chunk, workspace)
+
+    return _in_chunks(images, score, size=CHUNK, folder=folder, progress=progress)
+
+
+def ask_about_images(
+    ask: Ask,
+    images: Sequence[str],
+    *,
+    workspace: Workspace,
+    folder: Path,
+    progress: Callable[[int], None],
+) -> Mapping[str, Candidates]:
+    """Return what a model elsewhere says about images; chunks that are on disk are read.
+
+    Args:
+        ask: is called once for each image, and may raise what it likes.
+        images: their paths below the image root.
+        workspace: says which classes there are.
+        folder: as for `score_images`.
+        progress: called with the number of images after each chunk.
+    """
+    names = workspace.classes.detector_names
+
+    def candidates(image: str) -> Candidates:
+        try:
+            return _told(ask(image), names)
+        except ImageError as error:
+            return _nothing(len(names), error.reason)
+
+    def score(chunk: Sequence[str]) -> Iterator[Candidates]:
+        return map(candidates, chunk)
+
+    return _in_chunks(images, score, size=ASKED_AT_ONCE, folder=folder, progress=progress)
+
+
+def _in_chunks(
+    images: Sequence[str],
+    score: Callable[[Sequence[str]], Iterator[Candidates]],
+    *,
+    size: int,
+    folder: Path,
+    progress: Callable[[int], None],
+) -> Mapping[str, Candidates]:
+    found: dict[str, Candidates] = {}
+    for start in range(0, len(images), size):
+        chunk = images[start : start + size]
+        path = folder / f"{start // size:05d}.npz"
         if not path.is_file():
-            detector = load_detector(model, device=device) if detector is None else detector
-            write_bytes(path, _packed(list(_score(detector, chunk, workspace))))
+            write_bytes(path, _packed(list(score(chunk))))
         found.update(zip(chunk, _unpacked(path), strict=True))
         progress(len(chunk))
     return found
+
+
+def _told(boxes: Sequence[Annotation], names: Sequence[str]) -> Candidates:
+    """Return the boxes of a model that tells no other scores than those of its answers.
+
+    It is asked once; what it says counts as seen in every view.
+    """
+    corners = np.array([a.box.corners for a in boxes], np.float32).reshape(-1, 4)
+    scores = np.zeros((len(boxes), len(names)), np.float32)
+    for row, box in enumerate(boxes):
+        scores[row, names.index(box.class_name)] = 1.0 if box.score is None else box.score
+    return Candidates(
+        np.tile(corners, (len(VIEWS), 1)),
+        np.tile(scores, (len(VIEWS), 1)),
+        np.repeat(np.arange(len(VIEWS)), len(boxes)).astype(np.uint8),
+    )
 
 
 def _score(detector: Detector, images: Sequence[str], workspace: Workspace) -> Iterator[Candidates]:

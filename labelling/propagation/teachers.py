@@ -13,8 +13,9 @@ from wafer.datasets.runs import MODEL_FILE, newest_finished_run
 from wafer.datasets.workspace import Workspace
 from wafer.detector.training import train_detector
 from wafer.labelling.propagation.roles import Roles
+from wafer.labelling.propagation.scores import Ask
 
-__all__ = ["TeacherSettings", "Teaching", "plan_teaching", "train_teacher"]
+__all__ = ["HostedTeacher", "TeacherSettings", "Teaching", "plan_teaching", "train_teacher"]
 
 BACKGROUND_SHARE = 0.3
 """Of the training images at most this share is empty."""
@@ -39,6 +40,14 @@ class TeacherSettings:
     imgsz: int
     seed: int
     device: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostedTeacher:
+    """A finished model elsewhere: what it is called in the ledger, and how it is asked."""
+
+    name: str
+    ask: Ask
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,12 @@ def small(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
+def easy(tmp_path: Path) -> tuple[Workspace, dict[str, tuple[Annotation, ...]]]:
+    """A workspace of such images that nobody has labelled yet, and what is in them."""
+    return make_easy(tmp_path)
+
+
+@pytest.fixture
 def own(labelled: Labelled, tmp_path: Path) -> Labelled:
     """A copy that a test may change, over the same images."""
     shutil.copytree(labelled.workspace.root, tmp_path / "w", symlinks=True)

@@ -196,6 +196,9 @@ def test_a_dead_process_costs_time_and_no_request(server: Any, shot: Shot) -> No
     assert {answer.status for answer in load.answers} == {200}
     assert {answer.json["class"] for answer in load.answers} == {"spot"}
     assert {worker.pid for worker in server.workers()}.isdisjoint(w.pid for w in old[:1])
+    taker = psutil.Process(server.process.pid).nice()
+    # Whoever takes and refuses requests goes before those that compute, the replaced ones too.
+    assert {worker.nice() for worker in server.workers()} == {min(19, taker + 5)}
     assert server.logged("process of the model has ended")[0]["how"] == "SIGKILL"
 
 

@@ -55,7 +55,7 @@ def hosted_teacher(
     key = api_key()
     host = inference_host()
     if not confirm(f"each image will be sent to {host}, where the model {model} looks at it"):
-        raise ExchangeError("nothing was sent")
+        raise ExchangeError("nothing was sent; answer yes, or add --yes")
     name, version = model.split("/")[1:]
     sdk = ObjectDetectionModel(key, model, name=name, version=version)
     cache = workspace.image_cache()

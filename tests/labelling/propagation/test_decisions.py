@@ -135,10 +135,15 @@ def test_a_threshold_is_where_enough_of_a_class_is_right() -> None:
         *judged("particle", 0.9, True, 20),
     ]
     found = thresholds(drawn, names=(*NAMES, "crazing"), promise=0.9)
-    assert found["scratch"] == pytest.approx(0.52)
+    assert found["scratch"] == 0.9
     assert found["crazing"] is None
     bad = [*drawn, *judged("crazing", 0.95, False, 10), *judged("crazing", 0.95, True, 10)]
     assert thresholds(bad, names=("crazing",), promise=0.9)["crazing"] is None
+
+
+def test_an_image_less_likely_than_all_drawn_ones_is_not_accepted_unseen() -> None:
+    drawn = [*judged("scratch", 0.9, True, 20), *judged("particle", 0.7, True, 20)]
+    assert thresholds(drawn, names=NAMES, promise=0.9) == {"scratch": 0.7, "particle": 0.7}
 
 
 def test_few_drawn_images_give_no_threshold() -> None:

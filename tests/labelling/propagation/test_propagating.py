@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
-from wafer.datasets.errors import DataError, TrainingError
+from wafer.datasets.errors import DataError, ExchangeError, TrainingError
 from wafer.datasets.ledger import read_chain
+from wafer.datasets.records import Annotation, Box
 from wafer.datasets.workspace import Workspace, trusted
 from wafer.labelling.ledger import Ledger
 from wafer.labelling.propagation.decisions import exactly_right
 from wafer.labelling.propagation.outcome import DECISIONS, read_decisions, revisions
 from wafer.labelling.propagation.propagating import propagate
 from wafer.labelling.propagation.report import read_summary
+from wafer.labelling.propagation.teachers import HostedTeacher
 from wafer.labelling.queue import newest_queue, open_items
 from wafer.labelling.verdicts import ReviewedBox, reviewed
 from wafer.labelling.verifying import verify_ledger
@@ -168,3 +170,47 @@ def test_images_that_come_and_go_meanwhile_do_not_cost_the_run(small: Workspace)
     assert "new.png" not in decisions
     assert json.loads((done.folder / "run.json").read_text())["status"] == "finished"
     assert any("no image 'p003.png'" in note for note in done.notes)
+
+
+class _Hosted:
+    """A model elsewhere: finds all, sees ghosts now and then, and is out of order at times."""
+
+    def __init__(self, truth: dict[str, tuple[Annotation, ...]]) -> None:
+        self.truth = truth
+        self.asked: list[str] = []
+        self.answers = 10**9
+
+    def __call__(self, image: str) -> tuple[Annotation, ...]:
+        if len(self.asked) == self.answers:
+            raise ExchangeError("no answer")
+        self.asked.append(image)
+        found = [Annotation(a.box, a.class_name, "model", 0.9) for a in self.truth[image]]
+        if image == "p000.png":
+            return ()
+        ghost = Annotation(Box(0, 0, 9, 9), "bright", "model", 0.05)
+        return (*found, ghost) if image[1:4].endswith("4") else tuple(found)
+
+
+def test_a_hosted_model_is_the_teacher_and_nothing_is_trained(easy: Any) -> None:
+    workspace, truth = easy
+    hosted = _Hosted(truth)
+    hosted.answers = 50
+    teacher = HostedTeacher("roboflow:fab/defects/3", hosted)
+    with pytest.raises(ExchangeError, match="no answer"):
+        propagate(workspace, rounds=1, imgsz=64, hosted=teacher)
+    hosted.answers = 10**9
+    done = propagate(workspace, rounds=1, imgsz=64, hosted=teacher)
+    assert "going on with an unfinished run" in done.notes
+    # What was answered in whole chunks before is not asked again.
+    assert 0 < len(hosted.asked) - len(set(hosted.asked)) < 16
+    assert not list(done.folder.rglob("*.safetensors"))
+    decisions = {d.image: d for d in read_decisions(done.folder / DECISIONS)}
+    accepted = [d for d in decisions.values() if d.accepted]
+    assert len(accepted) >= 150
+    assert all(exactly_right(d.boxes, truth[d.image]) for d in accepted)
+    assert decisions["p000.png"].reason == "no box found"
+    assert decisions["empty.png"].reason == "no box found"
+    entries = [e for e in read_chain(workspace.root).entries if e.image == accepted[0].image]
+    assert entries[-1].model == "roboflow:fab/defects/3"
+    assert any("may have learnt from the drawn images" in note for note in done.summary.notes)
+    assert verify_ledger(workspace).faults == ()

@@ -2,6 +2,9 @@
 
 import base64
 import io
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -103,4 +106,27 @@ def test_without_a_yes_there_is_no_teacher(workspace: Workspace, remote: Any) ->
     ]
     with pytest.raises(ExchangeError, match="is not WORKSPACE/PROJECT/VERSION"):
         hosted_teacher(workspace, "fab-9/defects", confirm=refuse)
+    assert remote.requests == []
+
+
+@pytest.mark.slow
+def test_the_command_asks_before_it_sends_anything(workspace: Workspace, remote: Any) -> None:
+    def run(teacher: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [Path(sys.executable).with_name("wafer"), "label-propagate", "--teacher", teacher],
+            cwd=workspace.root,
+            input="n\n",
+            capture_output=True,
+            text=True,
+        )
+
+    done = run("roboflow:fab-9/defects/3")
+    assert done.returncode == 1
+    assert (
+        f"each image will be sent to {remote.url}, where the model fab-9/defects/3" in done.stderr
+    )
+    assert "wafer: nothing was sent; answer yes, or add --yes" in done.stderr
+    done = run("roboflow:fab-9/defects")
+    assert done.returncode == 1
+    assert "wafer: 'fab-9/defects' is not WORKSPACE/PROJECT/VERSION" in done.stderr
     assert remote.requests == []

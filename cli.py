@@ -871,7 +871,10 @@ def label_propagate(
         typer.Option(metavar="FILE|none", help="First weights of the teachers, as for `train`."),
     ] = None,
     batch: Annotated[int, typer.Option(help="Images a step.")] = 16,
-    imgsz: Annotated[int, typer.Option(help="Size in pixels, a multiple of 32.")] = 256,
+    imgsz: Annotated[
+        int | None,
+        typer.Option(help="Size in pixels, a multiple of 32; else 256, or less for small images."),
+    ] = None,
     teacher: Annotated[
         str | None,
         typer.Option(

@@ -91,7 +91,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=340, help="of the synthetic images")
     parser.add_argument("--epochs", type=int, default=60, help="of label-propagate")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--imgsz", type=int, default=256)
+    parser.add_argument("--imgsz", type=int, default=None, help="else as label-propagate")
     parser.add_argument("--promise", type=float, default=0.9)
     parser.add_argument("--seen", type=int, default=30_000, help="images seen by each training")
     parser.add_argument("--scratch", action="store_true", help="teachers from scratch beside")
@@ -382,7 +382,7 @@ def trainings(
     """Train a detector for each way of labelling, and return its AP on the test split."""
     result: dict[str, dict[str, Any]] = {}
     for way in WAYS:
-        samples = labelled_by(way, full, hidden, folder, given)
+        samples = labelled_by(way, full, hidden, folder)
         train = [s for s in samples if s.split == "train"]
         runs = folder / "final" / way.replace(" ", "-")
         run = newest_finished_run(runs)
@@ -394,7 +394,7 @@ def trainings(
                 weights=given.weights,
                 epochs=max(1, round(given.seen / len(train))),
                 batch=16,
-                imgsz=given.imgsz,
+                imgsz=size_of(hidden),
                 seed=seed,
             )
             run = newest_finished_run(runs)
@@ -415,9 +415,7 @@ def trainings(
     return result
 
 
-def labelled_by(
-    way: str, full: Workspace, hidden: Workspace, folder: Path, given: argparse.Namespace
-) -> list[Sample]:
+def labelled_by(way: str, full: Workspace, hidden: Workspace, folder: Path) -> list[Sample]:
     """Return the training and validation images of one way of labelling."""
     known = [s for s in hidden.samples() if s.split in ("train", "val")]
     pool = [s for s in known if not_drawn(s)]
@@ -428,7 +426,7 @@ def labelled_by(
     if way == "all drawn":
         return [*base, *(replace(s, annotations=truth[s.image]) for s in pool)]
     if way in SCORES:
-        found = confident(hidden, folder, pool, SCORES[way], given)
+        found = confident(hidden, folder, pool, SCORES[way])
     else:
         run = newest_finished_run(propagation_runs(hidden))
         assert run is not None
@@ -447,12 +445,15 @@ def not_drawn(sample: Sample) -> bool:
     return boxes is None or any(a.source == "model" for a in boxes)
 
 
+def size_of(hidden: Workspace) -> int:
+    """Return the input size of the teachers, which is that of all detectors here."""
+    run = newest_finished_run(propagation_runs(hidden))
+    assert run is not None
+    return int(run.record["arguments"]["imgsz"])
+
+
 def confident(
-    hidden: Workspace,
-    folder: Path,
-    pool: Sequence[Sample],
-    score: float,
-    given: argparse.Namespace,
+    hidden: Workspace, folder: Path, pool: Sequence[Sample], score: float
 ) -> dict[str, tuple[Annotation, ...]]:
     """Return the boxes of the seed-only detector above a score, without images that have none."""
     run = newest_finished_run(folder / "final" / "seed-only")
@@ -460,7 +461,7 @@ def confident(
     detector = load_detector(run.folder / MODEL_FILE)
     found = {}
     for row in score_samples(
-        detector.model, pool, workspace=hidden, classes=hidden.classes, image_size=given.imgsz
+        detector.model, pool, workspace=hidden, classes=hidden.classes, image_size=size_of(hidden)
     ):
         boxes = tuple(
             Annotation(d.box, d.class_name, "model", d.score)

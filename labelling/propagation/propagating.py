@@ -48,6 +48,8 @@ __all__ = ["Propagated", "propagate"]
 WHO = "wafer label-propagate"
 ENOUGH = 0.005
 """A round whose mean AP50 on drawn images is better by less is the last."""
+LARGEST, STRIDE = 256, 32
+"""Pixels of the teachers' input where none are given: at most, and in steps of."""
 REJECTED = "a person rejected such a box"
 HARMED = "labels of a model made the teachers of this class worse"
 
@@ -105,7 +107,7 @@ def propagate(
     rounds: int = 2,
     epochs: int = 60,
     batch: int = 16,
-    imgsz: int = 256,
+    imgsz: int | None = None,
     promise: float = 0.9,
     confidence: float = 0.9,
     seed: int = 0,
@@ -126,7 +128,7 @@ def propagate(
         rounds: 1 to 3; from the second on teachers learn from accepted images too.
         epochs: of the first round; later ones are shorter, as they have more images.
         batch: images a step.
-        imgsz: size in pixels, a multiple of 32.
+        imgsz: size in pixels, a multiple of 32; else 256, or what suffices for the drawn images.
         promise: share of accepted images of a class that should be right, 0.5 to 0.99.
         confidence: of the audit that certifies it, 0.5 to 0.99.
         seed: decides every random choice.
@@ -139,13 +141,14 @@ def propagate(
         DataError: faults in the workspace, or label files that were edited by hand.
     """
     _check(folds=folds, rounds=rounds, promise=promise, confidence=confidence)
-    settings = TeacherSettings(model, weights, epochs, batch, imgsz, seed, device)
     ledger = Ledger(workspace)
     ledger.check_edits()
     ledger.adopt(who=this_user(), edited=False)
     states = ledger.states()
     samples = workspace.samples()
     roles = assign_roles(workspace, samples, folds=folds, seed=seed)
+    size = _sufficient_size(workspace, roles) if imgsz is None else imgsz
+    settings = TeacherSettings(model, weights, epochs, batch, size, seed, device)
     _check_training(workspace, roles, settings)
     run, resumed = open_run(
         propagation_runs(workspace),
@@ -190,6 +193,13 @@ def _check(*, folds: int, rounds: int, promise: float, confidence: float) -> Non
         faults.append("--confidence must be from 0.5 to 0.99")
     if faults:
         raise TrainingError("; ".join(faults))
+
+
+def _sufficient_size(workspace: Workspace, roles: Roles) -> int:
+    """Return the least multiple of 32 that holds every drawn image, 256 at most."""
+    cache = workspace.image_cache()
+    longest = max(max(cache.size(s.image)) for s in roles.people)
+    return min(LARGEST, -(-longest // STRIDE) * STRIDE)
 
 
 def _check_training(workspace: Workspace, roles: Roles, settings: TeacherSettings) -> None:

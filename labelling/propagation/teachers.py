@@ -21,7 +21,7 @@ BACKGROUND_SHARE = 0.3
 """Of the training images at most this share is empty."""
 DRAWN_TWICE = 2
 """How often a person's image is seen beside those that a model labelled."""
-LONGER = 2.5
+LONGER = 1.5
 """A later round sees at most so many times as many images as the first."""
 FEWEST_EPOCHS = 8
 FEWEST_VAL = 40

@@ -197,13 +197,15 @@ def test_a_hosted_model_is_the_teacher_and_nothing_is_trained(easy: Any) -> None
     hosted.answers = 50
     teacher = HostedTeacher("roboflow:fab/defects/3", hosted)
     with pytest.raises(ExchangeError, match="no answer"):
-        propagate(workspace, rounds=1, imgsz=64, hosted=teacher)
+        propagate(workspace, rounds=1, hosted=teacher)
     hosted.answers = 10**9
-    done = propagate(workspace, rounds=1, imgsz=64, hosted=teacher)
+    done = propagate(workspace, rounds=1, hosted=teacher)
     assert "going on with an unfinished run" in done.notes
     # What was answered in whole chunks before is not asked again.
     assert 0 < len(hosted.asked) - len(set(hosted.asked)) < 16
     assert not list(done.folder.rglob("*.safetensors"))
+    record = json.loads((done.folder / "run.json").read_text())
+    assert record["arguments"]["imgsz"] == 64  # what the images have
     decisions = {d.image: d for d in read_decisions(done.folder / DECISIONS)}
     accepted = [d for d in decisions.values() if d.accepted]
     assert len(accepted) >= 150

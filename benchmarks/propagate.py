@@ -87,7 +87,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder of NEU-DET")
     parser.add_argument("--weights", type=Path, default=None, help="first weights; else shipped")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=800, help="of the synthetic workspace")
+    parser.add_argument("--images", type=int, default=2000, help="of the synthetic workspace")
     parser.add_argument("--size", type=int, default=340, help="of the synthetic images")
     parser.add_argument("--epochs", type=int, default=60, help="of label-propagate")
     parser.add_argument("--rounds", type=int, default=2)

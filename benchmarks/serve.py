@@ -4,10 +4,10 @@
 
 A real server on loopback with an audit log and `--queue` images that may wait, the shipped yolov5n,
 680 px JPEGs of 112 kB. Clients are connections of one other process, which send the next image as
-soon as they have an answer, or about `--again` seconds after a refusal, not all at once; its own share of a
-core stands beside. The peer is FastAPI with `YOLO.predict` for each request; LitServe, where it is
-installed, gets the same model. All ways, and the offline engine, in one run. Memory is the sum of
-the PSS of all processes of the server. Prepared images and models are kept in FOLDER.
+soon as they have an answer, or about `--again` seconds after a refusal, not all at once; its own
+share of a core stands beside. The peer is FastAPI with `YOLO.predict` for each request; LitServe,
+where it is installed, gets the same model. All ways, and the offline engine, in one run. Memory is
+the sum of the PSS of all processes of the server. Prepared images and models are kept in FOLDER.
 """
 
 from __future__ import annotations

@@ -215,4 +215,5 @@ def test_a_hosted_model_is_the_teacher_and_nothing_is_trained(easy: Any) -> None
     entries = [e for e in read_chain(workspace.root).entries if e.image == accepted[0].image]
     assert entries[-1].model == "roboflow:fab/defects/3"
     assert any("may have learnt from the drawn images" in note for note in done.summary.notes)
+    assert "(model roboflow:fab/defects/3)" in done.report.read_text()
     assert verify_ledger(workspace).faults == ()

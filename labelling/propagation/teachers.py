@@ -92,15 +92,19 @@ def plan_teaching(
     empty = [s for s in roles.empty if roles.fold[s.image] != fold]
     shuffle.shuffle(empty)
     empty.sort(key=lambda s: -hardest.get(s.image, 0.0))
-    most = round(len(boxed) * BACKGROUND_SHARE / (1 - BACKGROUND_SHARE))
-    train = [replace(s, split="train") for s in [*boxed, *empty[:most]]]
-    first = len(drawn) + min(len(empty), most)
+    train = [replace(s, split="train") for s in [*boxed, *empty[: _backgrounds(boxed)]]]
+    first = len(drawn) + min(len(empty), _backgrounds(drawn))
     wanted = epochs if labelled is None else round(epochs * LONGER * first / len(train))
     return Teaching(
         train=tuple(train),
         val=_validation(roles, fold, len(train), shuffle),
         epochs=max(min(wanted, epochs), min(FEWEST_EPOCHS, epochs)),
     )
+
+
+def _backgrounds(boxed: Sequence[Sample]) -> int:
+    """Return how many empty images go with so many others, at most."""
+    return round(len(boxed) * BACKGROUND_SHARE / (1 - BACKGROUND_SHARE))
 
 
 def _validation(

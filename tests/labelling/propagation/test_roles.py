@@ -105,6 +105,29 @@ def test_later_teachers_learn_from_accepted_images_of_other_folds_in_train_alone
         assert {a.source for s in teaching.val for a in s.annotations or ()} == {"human"}
 
 
+def test_a_later_teacher_sees_half_as_many_images_again_however_many_are_empty(
+    tmp_path: Path,
+) -> None:
+    names = ("scratch", "particle")
+    samples = [
+        *(drawn(f"d{k:02d}.png", names[k % 2]) for k in range(12)),
+        *(Sample(f"p{k:03d}.png", names[k % 2], split="train") for k in range(60)),
+        *(Sample(f"n{k:02d}.png", "none", split="train") for k in range(60)),
+    ]
+    workspace = made(tmp_path, samples)
+    roles = assign_roles(workspace, workspace.samples(), folds=3, seed=0)
+    labelled = {s.image: (Annotation(BOX, "scratch", "model"),) for s in roles.pool}
+
+    def seen(boxes: dict[str, tuple[Annotation, ...]] | None, fold: int) -> tuple[int, int]:
+        teaching = plan_teaching(roles, fold=fold, labelled=boxes, hardest={}, epochs=60, seed=0)
+        return len(teaching.train), len(teaching.train) * teaching.epochs
+
+    for fold in range(3):
+        images, shown = seen(labelled, fold)
+        assert images > 60
+        assert shown == pytest.approx(1.5 * seen(None, fold)[1], abs=images)
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_one_drawn_image_is_too_few(tmp_path: Path, number: int) -> None:
     samples = [

@@ -29,7 +29,7 @@ import numpy as np
 
 from wafer.datasets.files import write_text
 from wafer.datasets.initialisation import initialise
-from wafer.datasets.records import Annotation, Sample
+from wafer.datasets.records import Annotation, Box, Sample
 from wafer.datasets.runs import MODEL_FILE, newest_finished_run
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, create_workspace, open_workspace
@@ -44,7 +44,7 @@ from wafer.labelling.propagation.decisions import ImageDecision, exactly_right
 from wafer.labelling.propagation.outcome import DECISIONS, annotations_of, read_decisions
 from wafer.labelling.propagation.places import matched
 from wafer.labelling.propagation.propagating import propagate
-from wafer.labelling.queue import QUEUE, propagation_runs, read_queue
+from wafer.labelling.queue import QUEUE, Queue, QueueItem, propagation_runs, read_queue
 
 WAYS = ("seed only", "confidence 0.25", "STAC 0.9", "ours", "ours + review", "all drawn")
 SCORES = {"confidence 0.25": 0.25, "STAC 0.9": 0.9}
@@ -54,7 +54,7 @@ SEEDS_A_CLASS = 15
 VAL_SHARE = 5
 """One in so many drawn images chooses the epoch."""
 LOOK = 2.0
-"""Seconds to look at one image and say that it is right."""
+"""Seconds to look at one image and say that it is right, or to take a box that the page offers."""
 DRAWING = {"extreme clicks": 7.0, "drag a box": 35.0}
 """Seconds to draw one box: Papadopoulos et al., ICCV 2017."""
 REPLAYS = 200
@@ -237,7 +237,7 @@ def labels(
         "false_boxes": report["false_boxes"],
         "calibration_drawn": report["calibration_error"],
         "calibration_pool": pool_calibration(decisions, truth),
-        "effort": effort(hidden, decisions, truth, {item.image for item in queue.items}),
+        "effort": effort(hidden, decisions, truth, queue),
         "lost_backgrounds": lost_backgrounds(full, workspace),
     }
 
@@ -331,27 +331,32 @@ def effort(
     hidden: Workspace,
     decisions: Sequence[ImageDecision],
     truth: Mapping[str, Sequence[Annotation]],
-    queued: set[str],
+    queue: Queue,
 ) -> dict[str, float]:
     """Return the share of a person's time that is saved against drawing every box.
 
     Drawing: a look at each image and each box. Here: the drawn images in full, a look at each
-    queued image and a box for each that is not among its proposals, and a look at 40 audited images
-    of each class.
+    queued image, another for each true box that the page only offers, a drawing for each that it
+    does not know, and a look at 40 audited images of each class.
     """
     pool = {d.image for d in decisions}
     audited = 40 * len({d.class_name for d in decisions if d.accepted})
     audited = min(audited, sum(d.accepted for d in decisions))
-    seeds = [s for s in hidden.samples() if s.image not in pool and s.split in ("train", "val")]
-    seed_images = [s for s in seeds if any(a.source == "human" for a in s.annotations or ())]
-    seed_boxes = sum(len(truth[s.image]) for s in seed_images)
-    to_draw = sum(
-        len(truth[d.image]) - right_boxes(d, truth[d.image]) for d in decisions if d.image in queued
-    )
-    looks = len(seed_images) + len(queued & pool) + audited
+    seeds = [
+        s.image
+        for s in hidden.samples()
+        if s.split in ("train", "val")
+        and s.image_class in hidden.classes.box_names
+        and s.image not in pool
+    ]
+    seed_boxes = sum(len(truth[image]) for image in seeds)
+    queued = [item for item in queue.items if item.image in pool]
+    missing = [missing_boxes(item, truth[item.image]) for item in queued]
+    offered, to_draw = (sum(counts) for counts in zip(*missing, strict=True))
+    looks = len(seeds) + len(queued) + offered + audited
     saved = {}
     for name, drawing in DRAWING.items():
-        everything = LOOK * (len(seed_images) + len(pool)) + drawing * (
+        everything = LOOK * (len(seeds) + len(pool)) + drawing * (
             seed_boxes + sum(len(truth[image]) for image in pool)
         )
         ours = LOOK * looks + drawing * (seed_boxes + to_draw)
@@ -359,14 +364,22 @@ def effort(
     return saved
 
 
-def right_boxes(decision: ImageDecision, true: Sequence[Annotation]) -> int:
-    """Return how many true boxes an image's proposals have already."""
-    count = 0
+def missing_boxes(item: QueueItem, true: Sequence[Annotation]) -> tuple[int, int]:
+    """Return how many true boxes the page offers without proposing them, and how many neither."""
+    offered = lacking = 0
     for name in {a.class_name for a in true}:
-        here = [p.box for p in decision.boxes if p.class_name == name]
-        there = [a.box for a in true if a.class_name == name]
-        count += sum(index is not None for index in matched(here, there))
-    return count
+        left = [a.box for a in true if a.class_name == name]
+        for proposed in (True, False):
+            boxes = [
+                Box(*candidate.box)
+                for candidate in item.candidates
+                if candidate.class_name == name and candidate.proposed is proposed
+            ]
+            found = {index for index in matched(boxes, left) if index is not None}
+            left = [box for index, box in enumerate(left) if index not in found]
+            offered += 0 if proposed else len(found)
+        lacking += len(left)
+    return offered, lacking
 
 
 def lost_backgrounds(full: Workspace, labelled: Workspace) -> dict[str, int]:

@@ -3,9 +3,9 @@
     python benchmarks/memory.py FOLDER --rows 100000
 
 A folder of so many files, hard links to a few synthetic images of 200 px, is classified with a
-bundle of the shipped model by one command. The memory of all its processes together (PSS, shared
-pages counted once) is sampled every half second beside the rows that are done, and printed by
-powers of ten.
+bundle of the shipped model, or of `--model`, by one command. The memory of all its processes
+together (PSS, shared pages counted once) is sampled every half second beside the rows that are
+done, and printed by powers of ten.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--model", type=Path, help="a model file; one of a small input is faster")
     given = parser.parse_args()
     root = given.folder.resolve()
     workspace = generate_workspace(
@@ -42,7 +43,7 @@ def main() -> None:
     output = root / "rows.csv"
     script = [sys.executable, "-P", "-c", "from wafer.cli import app; app()", "classify"]
     folder = linked(root, workspace.images, given.rows)
-    bundle = export_model(workspace, shipped("yolov5n"), precision="f32").folder
+    bundle = export_model(workspace, given.model or shipped("yolov5n"), precision="f32").folder
     command = [*script, str(folder), "--weights", str(bundle), "--output", str(output), "--force"]
     start = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:

@@ -6,7 +6,8 @@ A real server on loopback with an audit log and `--queue` images that may wait, 
 680 px JPEGs of 112 kB. Clients are connections of one other process, which send the next image as
 soon as they have an answer, or about `--again` seconds after a refusal, not all at once; its own
 share of a core stands beside. The peer is FastAPI with `YOLO.predict` for each request; LitServe,
-where it is installed, gets the same model. All ways, and the offline engine, in one run. Memory is
+where it is installed with python-multipart, gets the same model and each image as a form, since it
+takes no bare images. All ways, and the offline engine, in one run. Memory is
 the sum of the PSS of all processes of the server. Prepared images and models are kept in FOLDER.
 """
 
@@ -64,13 +65,13 @@ uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[3]), log_level="warning")
 LITSERVE = """
 import sys
 import cv2, litserve, numpy as np
-from fastapi import Request
+from fastapi import UploadFile
 from ultralytics import YOLO
 class Api(litserve.LitAPI):
     def setup(self, device):
         self.model = YOLO(sys.argv[1], task="detect")
-    async def decode_request(self, request: Request):
-        content = np.frombuffer(await request.body(), np.uint8)
+    def decode_request(self, request: UploadFile):
+        content = np.frombuffer(request.file.read(), np.uint8)
         return cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)[..., None]
     def predict(self, image):
         return self.model.predict(image, imgsz=int(sys.argv[2]), verbose=False, device="cpu")[0]
@@ -95,9 +96,11 @@ def main() -> None:
     parser.add_argument("--soak", type=int, default=0, help="requests of the run for memory")
     parser.add_argument("--load", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--number", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--form", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.load is not None:
-        images = [path.read_bytes() for path in sorted((given.folder / "images").iterdir())]
+        paths = sorted((given.folder / "images").iterdir())
+        images = [posted(path.read_bytes(), form=given.form) for path in paths]
         found = asyncio.run(load(given.load, images, given.number, given.seconds, given.again))
         say(json.dumps(found) + "\n")
         return
@@ -115,9 +118,10 @@ def main() -> None:
     if find_spec("litserve") is not None:
         ways["LitServe + YOLO.predict"] = peer(root, LITSERVE, model, size)
     for name, command in ways.items():
-        with running(root, command, name) as (process, port):
+        form = name.startswith("LitServe")
+        with running(root, command, name, form=form) as (process, port):
             for number in given.clients:
-                measured = asked(root, port, number, given.seconds, given.again)
+                measured = asked(root, port, number, given.seconds, given.again, form=form)
                 say(line(name, number, measured, offline))
             say(f"{name}: {memory(process):.0f} MB at the end\n")
     if given.soak:
@@ -215,7 +219,9 @@ def stock_model(root: Path) -> Path:
 
 
 @contextmanager
-def running(root: Path, command: list[str], name: str) -> Iterator[tuple[psutil.Process, int]]:
+def running(
+    root: Path, command: list[str], name: str, *, form: bool = False
+) -> Iterator[tuple[psutil.Process, int]]:
     """Run a server while the block runs."""
     port = random.randint(20_000, 50_000)
     with (root / f"{name.split()[0]}.log").open("w") as log:
@@ -223,7 +229,7 @@ def running(root: Path, command: list[str], name: str) -> Iterator[tuple[psutil.
             [part.format(port=port) for part in command], stdout=log, stderr=log, cwd=root
         )
     try:
-        image = next((root / "images").iterdir()).read_bytes()
+        image = posted(next((root / "images").iterdir()).read_bytes(), form=form)
         while True:
             with suppress(OSError, asyncio.IncompleteReadError):
                 if asyncio.run(once(port, image)) == 200:
@@ -245,10 +251,14 @@ def memory(process: psutil.Process) -> float:
     return float(sum(each.memory_full_info().pss for each in family)) / 1e6
 
 
-def asked(root: Path, port: int, number: int, seconds: float, again: float) -> dict[str, Any]:
+def asked(
+    root: Path, port: int, number: int, seconds: float, again: float, *, form: bool = False
+) -> dict[str, Any]:
     """Return what so many clients saw, which are a process of their own."""
     command = [sys.executable, "-P", __file__, str(root), "--load", str(port)]
     options = ["--number", str(number), "--seconds", str(seconds), "--again", str(again)]
+    if form:
+        options.append("--form")
     done = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -320,15 +330,24 @@ async def once(port: int, image: bytes) -> int:
         writer.close()
 
 
+def posted(image: bytes, *, form: bool) -> bytes:
+    """Return a request with an image as its body, or as the file of a form."""
+    kind, body = "image/jpeg", image
+    if form:
+        kind = "multipart/form-data; boundary=----"
+        head = 'Content-Disposition: form-data; name="request"; filename="image.jpg"'
+        body = f"------\r\n{head}\r\n\r\n".encode() + image + b"\r\n--------\r\n"
+    return (
+        "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+
 async def send(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, image: bytes
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
 ) -> tuple[int, bytes]:
-    """Send one image over an open connection, and return the status and what was said."""
-    writer.write(
-        b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
-        + f"Content-Length: {len(image)}\r\n\r\n".encode()
-        + image
-    )
+    """Send a request over an open connection, and return the status and what was said."""
+    writer.write(request)
     await writer.drain()
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
     length = int(head.split("content-length:")[1].split("\r\n")[0])

@@ -352,7 +352,7 @@ def effort(
     seed_boxes = sum(len(truth[image]) for image in seeds)
     queued = [item for item in queue.items if item.image in pool]
     missing = [missing_boxes(item, truth[item.image]) for item in queued]
-    offered, to_draw = (sum(counts) for counts in zip(*missing, strict=True))
+    offered, to_draw = (sum(counts[place] for counts in missing) for place in (0, 1))
     looks = len(seeds) + len(queued) + offered + audited
     saved = {}
     for name, drawing in DRAWING.items():

@@ -2,7 +2,7 @@
 
 The sample is a folder of pictures with their boxes drawn and a table to fill in. No probability is
 shown, and the images of a class come in random order. Answers are checked as a whole before
-anything is recorded; recording them again changes nothing.
+anything is recorded; the same answers given again change nothing, others are refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from wafer.datasets.image_names import safe_name
 from wafer.datasets.images import decode_image
 from wafer.datasets.ledger import ImageState
 from wafer.datasets.runs import Run, locked, newest_finished_run
-from wafer.datasets.workspace import Workspace, write_yolo_view
+from wafer.datasets.workspace import Workspace
 from wafer.labelling.certificate import (
     ATTEMPTS,
     Answer,
@@ -36,8 +36,14 @@ from wafer.labelling.certificate import (
 )
 from wafer.labelling.ledger import Ledger, this_user
 from wafer.labelling.propagation.decisions import ImageDecision
-from wafer.labelling.propagation.outcome import DECISIONS, put_back_items, read_decisions
+from wafer.labelling.propagation.outcome import (
+    DECISIONS,
+    put_back_items,
+    read_decisions,
+    renew_view,
+)
 from wafer.labelling.propagation.report import (
+    REPORT,
     REPORT_DATA,
     ClassRow,
     Summary,
@@ -138,20 +144,15 @@ def _draw(workspace: Workspace, run: Run, ledger: Ledger) -> DrawnAudit:
     decisions = {d.image: d for d in read_decisions(run.folder / DECISIONS)}
     draws, notes = [], []
     for row in summary.classes:
-        population = _population(row.name, decisions.values(), states, summary.model)
+        population = _population(workspace, row.name, decisions.values(), states, summary.model)
         attempt = _attempts(run, row.name) + 1
         if row.answer == "certified" or not population or attempt > ATTEMPTS:
             continue
-        plan = plan_audit(
-            len(population),
-            promise=arguments["promise"],
-            confidence=arguments["confidence"],
-            attempt=attempt,
-        )
+        plan = _plan(run, len(population), attempt)
         if plan is None:
             notes.append(
                 f"{row.name}: {len(population)} accepted images are too few for a sample to save "
-                "work; review it whole (they are in the queue)"
+                "work; look at all of them (`wafer review`)"
             )
             continue
         chosen = random.Random(f"{arguments['seed']} {row.name} {attempt}")
@@ -163,6 +164,13 @@ def _draw(workspace: Workspace, run: Run, ledger: Ledger) -> DrawnAudit:
     folder = run.folder / "audit" / f"draw-{len(_folders(run)) + 1}"
     _write_draw(workspace, folder, draws, decisions)
     return DrawnAudit(folder / TABLE, sum(len(d.sample) for d in draws), tuple(notes))
+
+
+def _plan(run: Run, images: int, attempt: int) -> Plan | None:
+    told = run.record["arguments"]
+    return plan_audit(
+        images, promise=told["promise"], confidence=told["confidence"], attempt=attempt
+    )
 
 
 def _run(workspace: Workspace) -> Run:
@@ -187,6 +195,7 @@ def _attempts(run: Run, name: str) -> int:
 
 
 def _population(
+    workspace: Workspace,
     name: str,
     decisions: Iterable[ImageDecision],
     states: Mapping[str, ImageState],
@@ -196,13 +205,18 @@ def _population(
 
     def untouched(image: str) -> bool:
         live = states[image].live if image in states else ()
-        return bool(live) and all(e.source == "model" and e.model == model for e in live)
+        ours = bool(live) and all(e.source == "model" and e.model == model for e in live)
+        return ours and _is_there(workspace, image)
 
     return {
         d.image: d.probability
         for d in decisions
         if d.accepted and d.class_name == name and untouched(d.image)
     }
+
+
+def _is_there(workspace: Workspace, image: str) -> bool:
+    return (workspace.images / image).is_file()
 
 
 def _write_draw(
@@ -335,12 +349,13 @@ def answer_audit(workspace: Workspace, right: Mapping[str, bool], *, who: str) -
     """Take the answers of a sample: certify classes, confirm what is right, take back the rest.
 
     A class whose first sample fails keeps the half of its images that is likelier right, for a
-    second sample; after that all that no person has seen is taken back. What is taken back has no
-    label any more and is in the queue.
+    second sample, where they are enough for one; else, and after that, all that no person has seen
+    is taken back. What is taken back has no label any more and is in the queue.
 
     Args:
         workspace: where the sample was drawn.
-        right: the answer for every image of `waiting_sample`.
+        right: the answer for every image of `waiting_sample`. One without an answer whose file is
+            gone counts as wrong.
         who: the person who looked.
 
     Raises:
@@ -348,9 +363,12 @@ def answer_audit(workspace: Workspace, right: Mapping[str, bool], *, who: str) -
         DataError: label files that were edited by hand.
     """
     folder = _waiting(_run(workspace))
-    if folder is None or right.keys() != {image for image, _ in waiting_sample(workspace)}:
+    images = [] if folder is None else [image for image, _ in _sample(folder)]
+    gone = [image for image in images if not _is_there(workspace, image)]
+    answers = {**dict.fromkeys(gone, False), **right}
+    if folder is None or answers.keys() != set(images):
         raise WaferError("these are not the images that wait for answers; run `wafer audit`")
-    return _answer_audit(workspace, folder, right, who=who)
+    return _answer_audit(workspace, folder, answers, who=who)
 
 
 def _answer_audit(
@@ -360,11 +378,12 @@ def _answer_audit(
     ledger = Ledger(workspace)
     ledger.check_edits()
     with locked(run):
+        if (folder / ANSWERS).is_file():
+            return _answered(run, folder, right)
         draws = _read_draws(folder)
-        left_out = _record(ledger, draws, right, who=who)
+        left_out = _record(ledger, run, draws, right, who=who)
         summary = _certified(run, draws, right, ledger.states())
         _queue_again(run, ledger, draws)
-        write_yolo_view(workspace, workspace.samples())
         head = ledger.head()
         report = write_report(
             run.folder,
@@ -374,8 +393,19 @@ def _answer_audit(
         )
         run.update(ledger=head)
         write_text(folder / ANSWERS, json.dumps({"who": who, "right": dict(right)}) + "\n")
-    notes = [f"{image} was changed by somebody meanwhile and is left alone" for image in left_out]
-    return Audited(report, summary.classes, tuple(notes))
+    notes = [f"{image} was changed or removed meanwhile and is left alone" for image in left_out]
+    return Audited(report, summary.classes, (*notes, *renew_view(workspace)))
+
+
+def _answered(run: Run, folder: Path, right: Mapping[str, bool]) -> Audited:
+    """Return what an audit came to that was answered before, if the answers are the same."""
+    before = json.loads((folder / ANSWERS).read_text(encoding="utf-8"))["right"]
+    if before != right:
+        raise WaferError(
+            f"{folder.name} was answered before, and other answers do not change what it came to; "
+            "correct images with `wafer review`"
+        )
+    return Audited(run.folder / REPORT, read_summary(run.folder / REPORT_DATA).classes, ())
 
 
 def _folder_of(run: Run, answers: Path) -> Path:
@@ -456,17 +486,18 @@ def _table(path: Path) -> tuple[list[tuple[int, list[str]]], str]:
 
 
 def _record(
-    ledger: Ledger, draws: Sequence[_ClassDraw], right: Mapping[str, bool], *, who: str
+    ledger: Ledger, run: Run, draws: Sequence[_ClassDraw], right: Mapping[str, bool], *, who: str
 ) -> tuple[str, ...]:
     """Confirm what is right and take back the rest; return images that were changed meanwhile."""
     states = ledger.states()
     changes = []
     skipped = []
     for draw in draws:
-        back = _taken_back(draw, right)
+        back = _taken_back(run, draw, right)
         for image in sorted({*draw.sample, *back}):
             state = states.get(image)
-            if state is None or state.revision != draw.revisions[image]:
+            there = _is_there(ledger.workspace, image)
+            if state is None or state.revision != draw.revisions[image] or not there:
                 skipped.append(image)
             elif image in back:
                 changes.append(withdrawn(state, note=back[image]))
@@ -484,16 +515,22 @@ def _of_audit(state: ImageState) -> bool:
     return all((e.note or "").startswith(("audit ", WRONG, FAILED)) for e in state.entries)
 
 
-def _taken_back(draw: _ClassDraw, right: Mapping[str, bool]) -> dict[str, str]:
+def _taken_back(run: Run, draw: _ClassDraw, right: Mapping[str, bool]) -> dict[str, str]:
     """Return the images that lose their labels, and why."""
     back = {image: WRONG for image in draw.sample if not right[image]}
     if len(back) <= draw.plan.allowed:
         return back
-    kept: Iterable[str] = ()
-    if draw.attempt < ATTEMPTS:
-        kept = kept_after_failure(list(draw.population.items()))
-    unseen = draw.population.keys() - set(kept) - set(draw.sample)
+    unseen = draw.population.keys() - set(draw.sample) - _left_for_another(run, draw)
     return {**dict.fromkeys(sorted(unseen), FAILED), **back}
+
+
+def _left_for_another(run: Run, draw: _ClassDraw) -> frozenset[str]:
+    """Return the images that keep their labels where a sample fails, to be sampled once more."""
+    likelier = kept_after_failure(list(draw.population.items()))
+    kept = frozenset(likelier) - frozenset(draw.sample)
+    attempt = draw.attempt + 1
+    again = attempt <= ATTEMPTS and _plan(run, len(kept), attempt) is not None
+    return kept if again else frozenset()
 
 
 def _certified(
@@ -505,7 +542,6 @@ def _certified(
     """Return the numbers of the report with what the answers say of each class."""
     summary = read_summary(run.folder / REPORT_DATA)
     decisions = [d for d in read_decisions(run.folder / DECISIONS) if d.accepted]
-    confidence = float(run.record["arguments"]["confidence"])
     seen = Counter(
         image_class
         for folder in _folders(run)
@@ -521,7 +557,7 @@ def _certified(
     for row in summary.classes:
         draw = next((draw for draw in draws if draw.name == row.name), None)
         if draw is not None:
-            answer, bound = _answer(draw, right, confidence)
+            answer, bound = _answer(run, draw, right)
             number = labelled[row.name]
             row = replace(
                 row,
@@ -535,13 +571,11 @@ def _certified(
     return replace(summary, classes=tuple(rows))
 
 
-def _answer(
-    draw: _ClassDraw, right: Mapping[str, bool], confidence: float
-) -> tuple[Answer, float | None]:
+def _answer(run: Run, draw: _ClassDraw, right: Mapping[str, bool]) -> tuple[Answer, float | None]:
     wrong = sum(not right[image] for image in draw.sample)
     if wrong > draw.plan.allowed:
-        return ("estimated" if draw.attempt < ATTEMPTS else "review it whole"), None
-    chance = (1 - confidence) / 2**draw.attempt
+        return ("estimated" if _left_for_another(run, draw) else "review it whole"), None
+    chance = (1 - float(run.record["arguments"]["confidence"])) / 2**draw.attempt
     return "certified", precision_bound(
         len(draw.population), len(draw.sample), wrong, chance=chance
     )

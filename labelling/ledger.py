@@ -42,6 +42,7 @@ from wafer.datasets.reading import IGNORED_LABELS, label_name
 from wafer.datasets.records import Annotation, Box, Source
 from wafer.datasets.scanning import ImageCache, find_files
 from wafer.datasets.workspace import Workspace
+from wafer.labelling.copies import copy_faults
 
 __all__ = [
     "BoxEvent",
@@ -227,8 +228,14 @@ class Ledger:
 
         Returns:
             The number of images.
+
+        Raises:
+            DataError: there is no ledger, but a run saw one: boxes of a model would be a person's.
         """
         with self._locked():
+            lost = () if self._chain.hashes else copy_faults(self.workspace.root, self._chain)
+            if faults := list(lost):
+                raise DataError(faults)
             edits = self.edits() if edited else ()
             revisions = [self._as_edited(self._states[edit.image]) for edit in edits]
             revisions += [r for r in map(self._unknown, self._labelled_images()) if r]

@@ -10,6 +10,7 @@ from wafer.datasets.records import Box, Source
 from wafer.labelling.ledger import BoxEvent, Revision, again
 
 __all__ = [
+    "UNDO",
     "WRONG",
     "ReviewedBox",
     "confirmed",
@@ -23,6 +24,7 @@ __all__ = [
 WRONG = "an audit found it wrong"
 """The note of labels that a person found wrong in an audit."""
 UNDO = "undo"
+"""The note of all entries of a revision that takes back the one before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from wafer.datasets.errors import Fault
-from wafer.datasets.ledger import LEDGER, Chain, image_states, read_chain, whole_revisions
+from wafer.datasets.ledger import Chain, image_states, read_chain, whole_revisions
 from wafer.datasets.workspace import Workspace
+from wafer.labelling.copies import copy_faults
 from wafer.labelling.ledger import HandEdit, Ledger
 
 __all__ = ["Verification", "verify_ledger"]
@@ -37,7 +35,7 @@ def verify_ledger(workspace: Workspace) -> Verification:
     where the ledger itself is sound.
     """
     chain = read_chain(workspace.root)
-    faults = [*chain.faults, *_copies(workspace, chain)]
+    faults = [*chain.faults, *copy_faults(workspace.root, chain)]
     edits = () if faults else Ledger(workspace).edits()
     images = image_states(chain.entries)
     return Verification(
@@ -65,28 +63,3 @@ def _notes(workspace: Workspace, chain: Chain) -> Iterator[str]:
         elif cache.sha256(image) != state.entries[0].image_sha256:
             yield f"{image}: the image was changed since its boxes were recorded; look at it again"
     cache.save()
-
-
-def _copies(workspace: Workspace, chain: Chain) -> Iterator[Fault]:
-    """Compare with the heads that runs wrote down, as far as they speak of this ledger."""
-    for path in sorted((workspace.root / "runs").glob("*/*/run.json")):
-        copy = _copy_of(path)
-        if copy is None or not chain.hashes or chain.hashes[0] != copy["first"]:
-            continue
-        count = int(copy["count"])
-        if count > len(chain.hashes):
-            problem = f"{count - len(chain.hashes)} lines that {path.parent.name} saw are cut off"
-        elif chain.hashes[count - 1] != copy["hash"]:
-            problem = f"line {count} is not the one that {path.parent.name} saw"
-        else:
-            continue
-        remedy = "put the ledger back from a copy"
-        yield Fault(file=str(workspace.root / LEDGER), problem=problem, remedy=remedy)
-
-
-def _copy_of(path: Path) -> dict[str, Any] | None:
-    try:
-        copy = json.loads(path.read_bytes()).get("ledger")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return copy if isinstance(copy, dict) and {"count", "hash", "first"} <= copy.keys() else None

@@ -55,6 +55,7 @@ ANSWERS = (
     "relation",
     "pairwise",
 )
+UPLOADS = "upload"
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 EXPORT_AGAIN = "export the project again, as JSON or JSON-MIN"
 CORRECT = "correct it in Label Studio and export again"
@@ -509,19 +510,26 @@ def _when(annotation: Mapping[str, Any]) -> str | None:
 
 
 def _named(url: str, images: ImageNames) -> str:
-    """Return the image that a URL means: by the longest end of its path that is one.
+    """Return the image that a URL means: the one whose path is the longest end of the URL's.
 
-    Label Studio puts eight digits in front of the name of an uploaded file.
+    A bare name says enough only where the URL has no folders, or those of an upload: else another
+    folder's image of that name may be meant. Label Studio puts eight digits in front of the name of
+    an uploaded file.
     """
     parts = urlsplit(url)
     given = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
     steps = [step for step in given.replace("\\", "/").split("/") if step]
     if not steps:
         raise LookupError(f"no image in the URL {url!r}")
+    bare = [steps[-1], UPLOADED.sub("", steps[-1])] if len(steps) == 1 or UPLOADS in steps else []
     tails = ["/".join(steps[start:]) for start in range(len(steps))]
-    for tail in (*tails, UPLOADED.sub("", steps[-1])):
+    for tail in (*tails, *bare):
         try:
-            return images.find(tail)
+            found = images.find(tail)
         except LookupError as error:
-            missing = error
-    raise LookupError(missing.args[0])
+            missing = error.args[0]
+            continue
+        if found == tail or tail in bare:
+            return found
+        missing = f"no image {given!r}, only {found}"
+    raise LookupError(missing)

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wafer.datasets.errors import WaferError
+from wafer.datasets.errors import DataError, WaferError
 from wafer.datasets.files import write_text
 from wafer.datasets.ledger import Entry, ImageState, same_boxes
 from wafer.datasets.records import Annotation, Box
+from wafer.datasets.workspace import Workspace, write_yolo_view
 from wafer.labelling.certificate import plan_audit
 from wafer.labelling.ledger import BoxEvent, Revision
 from wafer.labelling.propagation.decisions import ImageDecision
@@ -22,7 +23,7 @@ from wafer.labelling.propagation.roles import Roles
 from wafer.labelling.propagation.rounds import RoundResult
 from wafer.labelling.propagation.suspicion import Suspicion
 from wafer.labelling.queue import DRAW, LOOK, Candidate, QueueItem
-from wafer.labelling.verdicts import WRONG, withdrawn
+from wafer.labelling.verdicts import UNDO, WRONG, withdrawn
 
 __all__ = [
     "DECISIONS",
@@ -31,6 +32,7 @@ __all__ = [
     "queue_items",
     "read_decisions",
     "rejected_by_person",
+    "renew_view",
     "revisions",
     "small_classes",
     "write_decisions",
@@ -40,6 +42,7 @@ DECISIONS = "decisions.json"
 SHOWN = 8
 LEAST_SHOWN = 0.02
 """Places of an image that are worth showing to a person."""
+BY_PERSON = ("confirmed", "drawn", "edited")
 TOO_FEW = "too few were accepted for a sample; look at all of them"
 
 
@@ -66,24 +69,40 @@ def annotations_of(decision: ImageDecision) -> tuple[Annotation, ...]:
     )
 
 
-def rejected_by_person(decision: ImageDecision, states: Mapping[str, ImageState]) -> bool:
+def rejected_by_person(decision: ImageDecision, history: Sequence[Sequence[Entry]]) -> bool:
     """Return whether a person has said of an image that these boxes are wrong.
 
     So it is where one of them was rejected, and where an audit found just these boxes wrong, which
-    may have been for one that is missing.
+    may have been for one that is missing. A later change of mind counts, an undone one does not.
 
     Args:
         decision: about the image.
-        states: of the ledger.
+        history: the revisions of the image in the ledger, the oldest first.
     """
-    state = states.get(decision.image)
-    entries = () if state is None else state.entries
+    wrong = False
+    for number, entries in enumerate(history):
+        after = history[number + 1] if number + 1 < len(history) else ()
+        if after and all(entry.note == UNDO for entry in after):
+            continue
+        said = _said(decision, entries)
+        wrong = wrong if said is None else said
+    return wrong
+
+
+def _said(decision: ImageDecision, entries: Sequence[Entry]) -> bool | None:
+    """Return whether a revision says that boxes are wrong; None where it does not speak of them."""
     rejected = [e for e in entries if e.decision == "rejected"]
-    wrong = [e for e in entries if e.note == WRONG and e.box is not None]
     if any(_alike(place, entry) for entry in rejected for place in decision.boxes):
         return True
-    return len(wrong) == len(decision.boxes) > 0 and all(
-        any(_alike(place, entry) for entry in wrong) for place in decision.boxes
+    if _are(decision, [e for e in entries if e.note == WRONG and e.box is not None]):
+        return True
+    return False if _are(decision, [e for e in entries if e.decision in BY_PERSON]) else None
+
+
+def _are(decision: ImageDecision, entries: Sequence[Entry]) -> bool:
+    """Return whether the boxes of a decision are just those of the entries."""
+    return len(entries) == len(decision.boxes) > 0 and all(
+        any(_alike(place, entry) for entry in entries) for place in decision.boxes
     )
 
 
@@ -150,6 +169,18 @@ def _accepted(
     return Revision(decision.image, events, decision.image_class, revision)
 
 
+def renew_view(workspace: Workspace) -> tuple[str, ...]:
+    """Renew what a training reads, or return why it could not be.
+
+    An image that went meanwhile must not cost a run of hours, or the answers of an audit.
+    """
+    try:
+        write_yolo_view(workspace, workspace.samples())
+    except DataError as error:
+        return (f"data.yaml is not renewed: {error}",)
+    return ()
+
+
 def small_classes(
     decisions: Iterable[ImageDecision], *, promise: float, confidence: float
 ) -> frozenset[str]:
@@ -175,7 +206,7 @@ def queue_items(
     Args:
         result: the decisions, and empty images that may not be empty.
         roles: what each image is for.
-        found: drawn boxes that may be wrong.
+        found: drawn boxes that may be wrong, the strongest doubt first.
         states: of the ledger, after the labels of this run were recorded.
         small: classes that are looked at whole.
     """
@@ -188,7 +219,10 @@ def queue_items(
         if not decision.accepted or decision.class_name in small
     ]
     classes = {s.image: s.image_class for s in [*roles.people, *roles.empty]}
-    items += [_suspicion_item(each, classes[each.image], serving) for each in found]
+    doubts: dict[str, list[Suspicion]] = {}
+    for each in found:
+        doubts.setdefault(each.image, []).append(each)
+    items += [_suspicion_item(ours, classes[image], serving) for image, ours in doubts.items()]
     for image, other, score in result.contradicted:
         items.append(_contradiction_item(image, classes[image], other, score, serving))
     return tuple(sorted(items, key=lambda i: (i.class_name or "", -i.priority, i.image)))
@@ -234,7 +268,12 @@ def _pool_item(decision: ImageDecision, serving: _Serving) -> QueueItem:
     )
 
 
-def _suspicion_item(each: Suspicion, image_class: str | None, serving: _Serving) -> QueueItem:
+def _suspicion_item(
+    found: Sequence[Suspicion], image_class: str | None, serving: _Serving
+) -> QueueItem:
+    """Return one item for all doubts about an image: a person looks once."""
+    each, more = found[0], len(found) - 1
+    seconds = LOOK * len(found)
     name = each.suggested.class_name if each.drawn is None else each.drawn.class_name
     return QueueItem(
         image=each.image,
@@ -243,15 +282,16 @@ def _suspicion_item(each: Suspicion, image_class: str | None, serving: _Serving)
             "missed": "a defect may have been missed",
             "misplaced": "the box may be misplaced",
             "swapped": f"the class may be {each.suggested.class_name}",
-        }[each.kind],
+        }[each.kind]
+        + (f", and {more} more" if more else ""),
         image_class=image_class,
         class_name=name,
         probability=1 - each.strength,
-        priority=serving.priority(name, each.strength, LOOK),
-        seconds=LOOK,
+        priority=serving.priority(name, sum(s.strength for s in found), seconds),
+        seconds=seconds,
         revision=serving.revision(each.image),
-        candidates=_candidates([each.suggested], ()),
-        drawn=None if each.drawn is None else each.drawn.box.corners,
+        candidates=_candidates([s.suggested for s in found], ()),
+        drawn=next((s.drawn.box.corners for s in found if s.drawn is not None), None),
         other=each.suggested.class_name if each.kind == "swapped" else None,
     )
 

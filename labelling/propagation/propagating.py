@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from wafer.datasets.errors import DataError, TrainingError
+from wafer.datasets.errors import TrainingError
 from wafer.datasets.files import sha256_file
 from wafer.datasets.ledger import ImageState
 from wafer.datasets.records import Annotation, Sample
 from wafer.datasets.runs import Run, locked, open_run
-from wafer.datasets.workspace import Workspace, dataset_hash, write_yolo_view
+from wafer.datasets.workspace import Workspace, dataset_hash
 from wafer.detector.training import prepare_training
 from wafer.inference.devices import training_devices
 from wafer.labelling.ledger import Ledger, this_user
@@ -23,6 +23,7 @@ from wafer.labelling.propagation.outcome import (
     annotations_of,
     queue_items,
     rejected_by_person,
+    renew_view,
     revisions,
     small_classes,
     write_decisions,
@@ -144,7 +145,7 @@ def propagate(
     ledger = Ledger(workspace)
     ledger.check_edits()
     ledger.adopt(who=this_user(), edited=False)
-    states = ledger.states()
+    states, histories = ledger.states(), ledger.histories()
     samples = workspace.samples()
     roles = assign_roles(workspace, samples, folds=folds, seed=seed)
     size = _sufficient_size(workspace, roles) if imgsz is None else imgsz
@@ -163,7 +164,9 @@ def propagate(
         )
         best = _best(results, comparisons)
         result = _without_harmed(best, comparisons)
-        result = _refused(result, REJECTED, lambda d: rejected_by_person(d, states))
+        result = _refused(
+            result, REJECTED, lambda d: rejected_by_person(d, histories.get(d.image, ()))
+        )
         result = _without_changed(workspace, result, digests)
         suspicious = _suspicions(workspace, roles, result)
         return _finish(
@@ -380,15 +383,6 @@ def _notes(resumed: bool, hosted: HostedTeacher | None) -> tuple[str, ...]:
     return (*notes, seen)
 
 
-def _renew_view(workspace: Workspace) -> tuple[str, ...]:
-    """Renew what a training reads; an image that went meanwhile must not cost a run of hours."""
-    try:
-        write_yolo_view(workspace, workspace.samples())
-    except DataError as error:
-        return (f"data.yaml is not renewed: {error}",)
-    return ()
-
-
 def _suspicions(workspace: Workspace, roles: Roles, result: RoundResult) -> tuple[Suspicion, ...]:
     reader = Reader(workspace.classes.detector_names, workspace.classes.box_names, roles.rare)
     plain = replace(reader, rare=frozenset())  # by rare classes' rule every defect is one of them
@@ -426,7 +420,7 @@ def _finish(
     )
     write_decisions(result.decisions, run.folder / DECISIONS)
     write_queue(Queue(run.folder.name, spoken.model, spoken.number, items), run.folder / QUEUE)
-    notes = (*notes, *_renew_view(workspace))
+    notes = (*notes, *renew_view(workspace))
     head = ledger.head()
     summary = summarise(
         roles,

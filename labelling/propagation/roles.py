@@ -98,7 +98,7 @@ def assign_roles(
         empty=empty,
         val=val,
         pool=pool,
-        fold=_fold([*drawn, *empty], pool_readable, groups, folds, seed),
+        fold=_fold(drawn, (empty, pool_readable), groups, folds, seed),
         folds=folds,
         unreadable=unreadable,
         rare=frozenset(name for name in classes.box_names if boxes[name] < RARE),
@@ -154,28 +154,44 @@ def _groups(samples: Sequence[Sample], grey: Mapping[str, NDArray[np.uint8]]) ->
 
 
 def _fold(
-    known: Sequence[Sample],
-    pool: Sequence[Sample],
+    drawn: Sequence[Sample],
+    others: Sequence[Sequence[Sample]],
     groups: Mapping[str, str],
     folds: int,
     seed: int,
 ) -> dict[str, int]:
-    """Return the fold of each image: known ones by class, whole groups, the pool evenly."""
+    """Return the fold of each image, whole groups: drawn ones by class, each of the others evenly.
+
+    Every fold has drawn images.
+    """
+    of_group = _stratified(drawn, groups, folds, seed)
+    if len(set(of_group.values())) < folds:  # too few of every class
+        ordered = dict.fromkeys(groups[s.image] for s in sorted(drawn, key=_kind))
+        of_group = {name: index % folds for index, name in enumerate(ordered)}
+    for samples in others:
+        rest = sorted({groups[s.image] for s in samples} - of_group.keys())
+        random.Random(seed).shuffle(rest)
+        of_group.update({name: index % folds for index, name in enumerate(rest)})
+    return {s.image: of_group[groups[s.image]] for part in (drawn, *others) for s in part}
+
+
+def _stratified(
+    drawn: Sequence[Sample], groups: Mapping[str, str], folds: int, seed: int
+) -> dict[str, int]:
+    """Return the fold of each group; none where no class has as many images as there are folds."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    names = [groups[s.image] for s in known]
-    kinds = np.unique([_kind(s) for s in known], return_inverse=True)[1]
-    of_group: dict[str, int] = {}
+    names = [groups[s.image] for s in drawn]
+    kinds = np.unique([_kind(s) for s in drawn], return_inverse=True)[1]
+    if np.bincount(kinds).max() < folds:
+        return {}
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class with fewer images than folds
         parts = list(splitter.split(names, kinds, names))
-    for number, (_, held_out) in enumerate(parts):
-        of_group.update({names[index]: number for index in held_out})
-    rest = sorted({groups[s.image] for s in pool} - of_group.keys())
-    random.Random(seed).shuffle(rest)
-    of_group.update({name: index % folds for index, name in enumerate(rest)})
-    return {s.image: of_group[groups[s.image]] for s in [*known, *pool]}
+    return {
+        names[index]: number for number, (_, held_out) in enumerate(parts) for index in held_out
+    }
 
 
 def _kind(sample: Sample) -> str:

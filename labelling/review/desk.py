@@ -235,10 +235,11 @@ class Desk:
         with self._lock:
             self._refresh()
             tasks = self._tasks["audit"].values()
-            missing = sum(task.right is None for task in tasks)
+            right = {task.image: task.right for task in tasks if task.right is not None}
+            left = [task.image for task in tasks if task.image not in right]
+            missing = sum((self.workspace.images / image).is_file() for image in left)
             if missing or not tasks:
                 raise WaferError(f"{missing} images of the sample have no answer yet")
-            right = {task.image: bool(task.right) for task in tasks}
             return answer_audit(self.workspace, right, who=who)
 
     def image_path(self, image: str) -> Path:

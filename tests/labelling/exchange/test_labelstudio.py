@@ -404,6 +404,16 @@ def test_an_image_is_found_by_its_url_where_the_task_was_not_ours(
     assert drawing.image == image
 
 
+@pytest.mark.parametrize("url", ["/data/local-files/?d=images/lot1/f.png", "s3://fab/lot1/f.png"])
+def test_an_image_of_another_folder_is_not_taken_for_it(tmp_path: Path, url: str) -> None:
+    workspace = made(tmp_path, (Sample("lot2/f.png", "residue", None, None, "train"),))
+    (found,) = problems(workspace, [{"data": {"image": url}, "annotations": [annotation()]}])
+    assert "lot1/f.png', only lot2/f.png" in found
+    for bare in ("f.png", "/data/upload/3/1a2b3c4d-f.png"):
+        (drawing,), _ = read(workspace, [{"data": {"image": bare}, "annotations": [annotation()]}])
+        assert drawing.image == "lot2/f.png"
+
+
 @pytest.mark.parametrize(
     ("part", "problem"),
     [

@@ -152,6 +152,24 @@ def test_two_images_make_two_folds_and_a_missing_class_is_told(tmp_path: Path) -
     assert roles.rare == {"scratch", "particle"}
 
 
+@pytest.mark.parametrize(("each", "folds", "empty"), [(2, 3, 0), (1, 3, 0), (3, 5, 0), (1, 2, 10)])
+def test_few_drawn_images_are_dealt_out_so_that_every_fold_has_some(
+    tmp_path: Path, each: int, folds: int, empty: int
+) -> None:
+    samples = [
+        *(drawn(f"d{k}.png", ("scratch", "particle")[k % 2]) for k in range(2 * each)),
+        *(Sample(f"n{k}.png", "none", split="train") for k in range(empty)),
+        Sample("p.png", "scratch", split="train"),
+    ]
+    workspace = made(tmp_path, samples)
+    roles = assign_roles(workspace, workspace.samples(), folds=folds, seed=0)
+    held_out = [[s for s in roles.drawn if roles.fold[s.image] == k] for k in range(roles.folds)]
+    assert roles.folds == min(folds, 2 * each)
+    assert min(map(len, held_out)) >= 1
+    counts = [sum(roles.fold[s.image] == k for s in roles.empty) for k in range(roles.folds)]
+    assert max(counts) - min(counts) <= 1
+
+
 def test_nothing_to_label_and_no_split_are_told(tmp_path: Path) -> None:
     workspace = made(tmp_path, [drawn("a.png", "scratch"), drawn("b.png", "scratch")])
     with pytest.raises(WaferError, match="nothing is left to label"):

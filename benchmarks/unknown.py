@@ -113,7 +113,7 @@ def images(workspace: Workspace, split: Split, names: list[str], *, size: int) -
     """Return the images of some classes, labelled by their places among these."""
     chosen = choose_images(workspace, workspace.samples(), split)
     pairs = [pair for pair in zip(chosen.samples, chosen.names, strict=True) if pair[1] in names]
-    some = Chosen(tuple(s for s, _ in pairs), tuple(name for _, name in pairs), 0)
+    some = Chosen(tuple(s for s, _ in pairs), tuple(name for _, name in pairs), 0, 0)
     loaded = load_images(workspace, some, image_size=size)
     return replace(loaded, labels=np.array([names.index(name) for name in some.names], np.int64))
 

@@ -116,8 +116,13 @@ def decode_bytes(
             raise ImageError(name, f"{width} x {height} pixels, more than the limit {max_pixels:,}")
         _check_kind(image, name)
         _check_complete(image, data, name)
-        wide = _bits(image) == 16
-        pixels = _decode_16(image, data, name, levels) if wide else _decode_8(image, colour)
+        if isinstance(image, JpegImageFile):
+            return _decode_jpeg(data, colour)
+        if _bits(image) == 16:
+            pixels = _decode_16(image, data, name, levels)
+        else:
+            image.load()
+            pixels = image
     except PARSER_ERRORS as error:
         raise ImageError(name, f"damaged or cut off ({error})") from error
     pixels, mode = _opaque(pixels, name), "RGB" if colour else "L"
@@ -237,11 +242,13 @@ def _bits(image: ImageFile) -> int:
     return 8
 
 
-def _decode_8(image: ImageFile, colour: bool) -> Image.Image:
-    if not colour:
-        image.draft("L", None)  # JPEG keeps luma apart from colour: the rest need not be decoded
-    image.load()
-    return image
+def _decode_jpeg(data: bytes, colour: bool) -> NDArray[np.uint8]:
+    """Decode without what Pillow and OpenCV do: fill what is missing with grey and say nothing."""
+    import simplejpeg
+
+    # JPEG keeps luma apart from colour: for grey the rest is not decoded
+    pixels = simplejpeg.decode_jpeg(data, "RGB" if colour else "GRAY", strict=True)
+    return np.asarray(pixels if colour else pixels[:, :, 0])
 
 
 def _decode_16(image: ImageFile, data: bytes, name: str, levels: NDArray[np.uint8]) -> Image.Image:

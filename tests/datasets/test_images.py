@@ -211,6 +211,30 @@ def test_a_file_cut_at_any_byte_is_an_error(name: str) -> None:
             decode_bytes(data[:length], name)
 
 
+SMOOTH = cv2.GaussianBlur(RNG.integers(0, 256, (200, 160), dtype=np.uint8), (0, 0), 3)
+
+
+@pytest.mark.parametrize("options", [{}, {"restart_marker_rows": 1}, {"subsampling": 2}])
+@given(place=st.floats(0.1, 0.9), length=st.integers(64, 2000))
+def test_a_jpeg_with_a_hole_is_an_error(
+    options: dict[str, object], place: float, length: int
+) -> None:
+    data = saved(np.dstack([SMOOTH] * 3), "JPEG", quality=90, **options)
+    scans = data.index(b"\xff\xda") + 20
+    start = scans + int(place * (len(data) - scans))
+    zeroed = data[:start] + bytes(min(length, len(data) - 2 - start)) + data[start + length : -2]
+    for damaged in (zeroed + b"\xff\xd9", data[:start] + b"\xff\xd9"):
+        with pytest.raises(ImageError, match="damaged or cut off"):
+            decode_bytes(damaged, "a")
+
+
+def test_a_progressive_jpeg_without_its_middle_is_an_error() -> None:
+    """A short hole may happen to be a sound refinement: no decoder can tell."""
+    data = saved(SMOOTH, "JPEG", quality=90, progressive=True)
+    with pytest.raises(ImageError, match="damaged or cut off"):
+        decode_bytes(data[: len(data) // 4] + data[-200:], "a")
+
+
 @given(st.sampled_from(sorted(set(VALID) - {"tiff16"})), st.data())
 def test_damage_gives_an_image_of_some_size_or_an_image_error(
     name: str, data: st.DataObject

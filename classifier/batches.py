@@ -56,7 +56,7 @@ def stratified_batches(
     """Return all images once, in batches that hold each class in proportion.
 
     The images of a class are spread evenly over the epoch, from a random start: a class of n
-    images in an epoch of b batches is in every batch where n is at least b.
+    images in an epoch of b batches is in nearly every batch where n is at least b.
 
     Args:
         labels: shape (N,).
@@ -74,27 +74,24 @@ def stratified_batches(
     return [random.permutation(each) for each in batches]
 
 
-def augmented(
-    images: Images, whole_image: NDArray[np.bool_], *, random: np.random.Generator
-) -> Images:
+def augmented(images: Images, *, still: bool, random: np.random.Generator) -> Images:
     """Return images turned, shifted, mirrored and made darker or brighter by chance.
 
     What a turn or a shift leaves empty is filled with the mirrored image.
 
     Args:
         images: uint8, shape (N, size, size) or (N, size, size, 3); left as they are.
-        whole_image: images whose class is a matter of the geometry of the whole frame, shape (N,):
-            they are neither turned nor shifted, which would create or erase what they show.
+        still: neither turn nor shift. So it has to be where a class is a matter of the geometry of
+            the whole frame: that defect would be erased from its images, and made in all others.
         random: decides everything.
     """
     changed = np.empty_like(images)
     for position, image in enumerate(images):
         angle, right, down, gain = random.uniform(-1, 1, size=4)
-        side = image.shape[0]
+        side, moved = image.shape[0], image
         turn = cv2.getRotationMatrix2D((side / 2, side / 2), angle * TURN, 1.0)
         turn[:, 2] += np.array([right, down]) * SHIFT * side
-        moved = image
-        if not whole_image[position]:
+        if not still:
             moved = cv2.warpAffine(image, turn, (side, side), borderMode=cv2.BORDER_REFLECT_101)
         if random.random() < 0.5:
             moved = moved[:, ::-1]

@@ -165,7 +165,8 @@ def fit_cnn(task: Task, build: Build, schedule: Schedule, *, name: str) -> Tenso
         name: of the model.
 
     Raises:
-        TrainingError: a loss is no number.
+        DivergedError: a loss is no number.
+        TrainingError: the state of a training that was killed is damaged.
         WeightsError: first weights that do not fit.
     """
     use_cores()
@@ -282,8 +283,9 @@ def _step(
     """Return the images of a step as they are shown, and their labels or shares of classes."""
     train = task.train
     pixels, labels, whole = train.pixels[chosen], train.labels[chosen], train.whole_image[chosen]
+    still = bool(train.whole_image.any())
     if not task.settings.cutmix:
-        return augmented(pixels, whole, random=random), labels
+        return augmented(pixels, still=still, random=random), labels
     mixed, shares = cutmix(
         pixels,
         np.eye(task.classes, dtype=np.float32)[labels],
@@ -292,7 +294,7 @@ def _step(
         probability=task.settings.cutmix,
         random=random,
     )
-    return augmented(mixed, whole, random=random), shares
+    return augmented(mixed, still=still, random=random), shares
 
 
 def _loss(outputs: Sequence[torch.Tensor], truth: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wafer.classifier.models import Logits
-from wafer.datasets.errors import TrainingError
+from wafer.datasets.errors import DivergedError
 from wafer.datasets.files import write_text
 from wafer.evaluation.temperature import log_loss
 
@@ -57,11 +57,11 @@ class Course:
         """Add an epoch.
 
         Raises:
-            TrainingError: a loss is no number.
+            DivergedError: a loss is no number.
         """
         number = len(self.epochs) + 1
         if not (np.isfinite(train_loss) and np.isfinite(val_loss)):
-            raise TrainingError(
+            raise DivergedError(
                 f"the loss of epoch {number} is no number; give a smaller --lr0, or look for "
                 "damaged images"
             )
@@ -71,7 +71,7 @@ class Course:
         """Add an epoch by its logits on validation, shape (N, classes); return if it is the best.
 
         Raises:
-            TrainingError: a loss is no number.
+            DivergedError: a loss is no number.
         """
         right = float((logits.argmax(axis=1) == labels).mean())
         self.add(train_loss, val_loss=log_loss(logits, labels), val_accuracy=right)

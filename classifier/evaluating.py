@@ -12,7 +12,7 @@ from wafer.classifier.loading import load_classifier
 from wafer.datasets.errors import DataError, Fault
 from wafer.datasets.records import Sample, Split
 from wafer.datasets.workspace import Workspace, dataset_hash
-from wafer.evaluation.answers import NO_TRUTH
+from wafer.evaluation.answers import NO_TRUTH, SEVERAL_CLASSES
 from wafer.evaluation.records import Prediction
 from wafer.evaluation.report import Evaluated, report_on
 from wafer.evaluation.results import Evaluation, evaluate
@@ -93,7 +93,7 @@ def measure_answers(
     Raises:
         DataError: no image of a known class in the split, or images that cannot be decoded.
     """
-    samples, left_out = _samples(workspace, split)
+    samples, excluded = _samples(workspace, split)
     predictions = _predictions(predictor, workspace, samples, progress)
     evaluation = evaluate(
         samples,
@@ -104,12 +104,12 @@ def measure_answers(
         model=predictor.model,
         dataset_hash=dataset_hash(workspace, samples),
         split=split,
-        excluded={NO_TRUTH: left_out},
+        excluded=excluded,
     )
     return Measured(evaluation, samples, tuple(predictions))
 
 
-def _samples(workspace: Workspace, split: str) -> tuple[tuple[Sample, ...], int]:
+def _samples(workspace: Workspace, split: str) -> tuple[tuple[Sample, ...], dict[str, int]]:
     wanted: tuple[Split, ...] = ("train", "val", "test")
     everything = workspace.true_samples()
     parts = [choose_images(workspace, everything, s) for s in wanted if split in (s, "all")]
@@ -118,7 +118,8 @@ def _samples(workspace: Workspace, split: str) -> tuple[tuple[Sample, ...], int]
         problem = f"no image of a known class in the split {split}"
         remedy = "give images a class in image_labels.csv, or run `wafer split`"
         raise DataError([Fault(file=str(workspace.root), problem=problem, remedy=remedy)])
-    return samples, sum(part.left_out for part in parts)
+    several, no_truth = sum(p.several for p in parts), sum(p.no_truth for p in parts)
+    return samples, {SEVERAL_CLASSES: several, NO_TRUTH: no_truth}
 
 
 def _predictions(

@@ -22,7 +22,7 @@ from wafer.classifier.training import (
     plan_training,
     run_training,
 )
-from wafer.datasets.errors import StorageError, TrainingError
+from wafer.datasets.errors import DivergedError, TrainingError
 from wafer.datasets.runs import Run, adopt_run, locked, newest_finished_run, open_run
 from wafer.datasets.workspace import Workspace
 
@@ -143,9 +143,7 @@ def _point(workspace: Workspace, search: Run, plan: Plan, watch: Watch) -> Point
             found = Run(
                 run_training(workspace, plan, runs=runs, bundle=False, progress=progress).folder
             )
-        except StorageError:
-            raise  # the point stays open, for when there is room
-        except TrainingError as error:
+        except DivergedError as error:  # after any other the point stays open
             search.update(failed={**failed, str(rate): str(error)})
             return Point(rate, reason=str(error))
     return Point(rate, str(found.folder.relative_to(search.folder)), read_epochs(found.folder))

@@ -25,11 +25,20 @@ __all__ = ["Chosen", "LabelledImages", "choose_images", "load_images", "load_pix
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The images of a split that have one known class, their classes, and how many have none."""
+    """The images of a split that have one known class, and their classes.
+
+    Left out are images with ``several`` classes, and those of which none is known (``no_truth``).
+    """
 
     samples: tuple[Sample, ...]
     names: tuple[str, ...]
-    left_out: int
+    several: int
+    no_truth: int
+
+    @property
+    def left_out(self) -> int:
+        """Return how many images of the split are not among them."""
+        return self.several + self.no_truth
 
     @property
     def counts(self) -> Counter[str]:
@@ -64,15 +73,18 @@ def choose_images(workspace: Workspace, samples: Sequence[Sample], split: Split)
     """
     none = workspace.classes.none_class
     chosen: list[tuple[Sample, str]] = []
-    left_out = 0
+    several = no_truth = 0
     for sample in (s for s in samples if s.split == split):
         names = true_classes(sample, none_class=None if none is None else none.name)
         vouched = sample.image_class is not None or split == "train" or trusted(sample)
         if len(names) == 1 and vouched:
             chosen.append((sample, min(names)))
+        elif len(names) > 1 and vouched:
+            several += 1
         else:
-            left_out += 1
-    return Chosen(tuple(s for s, _ in chosen), tuple(name for _, name in chosen), left_out)
+            no_truth += 1
+    kept, classes = tuple(s for s, _ in chosen), tuple(name for _, name in chosen)
+    return Chosen(kept, classes, several, no_truth)
 
 
 def load_images(workspace: Workspace, chosen: Chosen, *, image_size: int) -> LabelledImages:

@@ -6,7 +6,7 @@ import torch  # noqa: TID253
 
 from wafer.classifier.loading import look_at
 from wafer.classifier.models import Features, Logits, Network, Task
-from wafer.datasets.errors import TrainingError
+from wafer.datasets.errors import DivergedError
 from wafer.evaluation.rejecting import Seen, fit_known, kept_images
 from wafer.evaluation.temperature import probabilities
 from wafer.evaluation.unknown import unit_length
@@ -26,14 +26,14 @@ def known_tensors(network: Network, task: Task, *, val: Seen, temperature: float
         temperature: what logits are divided by.
 
     Raises:
-        TrainingError: the network gives features that are no numbers.
+        DivergedError: the network gives features that are no numbers.
     """
     kept = kept_images(task.train.labels, seed=task.seed)
     train = seen(*look_at(network, task.train.pixels[kept]), temperature=temperature)
     try:
         known = fit_known(train, task.train.labels[kept], val=val, classes=task.classes)
     except ValueError as error:
-        raise TrainingError(f"the training gave no usable network: {error}") from error
+        raise DivergedError(f"the training gave no usable network: {error}") from error
     return {name: torch.from_numpy(array) for name, array in known_arrays(known).items()}
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wafer.classifier.course import Course
 from wafer.classifier.models import Images, Logits, Task
-from wafer.datasets.errors import TrainingError, WeightsError
+from wafer.datasets.errors import DivergedError, TrainingError, WeightsError
 from wafer.weights.loading import Tensors
 
 __all__ = ["Perceptron", "fit_perceptron", "read_perceptron"]
@@ -69,7 +69,8 @@ def fit_perceptron(task: Task, features: Features) -> Tensors:
     The epoch with the lowest loss on validation is kept.
 
     Raises:
-        TrainingError: the weights grow beyond all bounds, or features that are no numbers.
+        DivergedError: the weights grow beyond all bounds.
+        TrainingError: features that are no numbers.
     """
     from sklearn.neural_network import MLPClassifier
     from sklearn.preprocessing import StandardScaler
@@ -88,7 +89,7 @@ def fit_perceptron(task: Task, features: Features) -> Tensors:
         learning_rate_init=settings.learning_rate,
         batch_size=min(settings.batch, len(train)),
         max_iter=settings.epochs + 1,  # a call of partial_fit is one epoch
-        random_state=task.seed,
+        random_state=np.random.RandomState(task.seed),  # a number would repeat the first order
     )
     course = Course(task.folder, settings.patience)
     kept: Sequence[tuple[Floats, Floats]] = ()
@@ -96,7 +97,7 @@ def fit_perceptron(task: Task, features: Features) -> Tensors:
         try:
             mlp.partial_fit(standard, task.train.labels, classes=np.arange(task.classes))
         except ValueError as error:
-            raise TrainingError(f"the training diverged ({error}); give a smaller --lr0") from error
+            raise DivergedError(f"the training diverged ({error}); give a smaller --lr0") from error
         layers = _layers(mlp.coefs_, mlp.intercepts_)
         network = Perceptron(features, mean=mean, scale=scale, layers=layers)
         if course.add_logits(mlp.loss_, network.logits_of(val), task.val.labels):

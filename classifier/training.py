@@ -363,7 +363,9 @@ def _check_images(train: Chosen, val: Chosen) -> None:
 
 def _class_notes(name: str, train: Counter[str], val: Counter[str]) -> list[str]:
     if not train[name]:
-        return [f"{name} has no training image: it will never be answered"]
+        return [
+            f"{name} has no training image: nothing of it is learnt, and an answer of it is chance"
+        ]
     few = [f"{name} has one training image: too few to learn from"] if train[name] == 1 else []
     if not val[name]:
         few.append(f"{name} has no validation image: nobody knows how well it is found")

@@ -8,6 +8,7 @@ WaferError
 ├── WeightsError     a model file that is missing, altered, or of another architecture
 ├── ExchangeError    a labelling service that refuses, cannot be reached, or answers amiss
 └── TrainingError    a training that cannot start or had to stop
+    ├── DivergedError numbers that grew beyond all bounds
     └── StorageError a disk that is full or fails: the training is sound, and goes on later
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 __all__ = [
     "ConflictError",
     "DataError",
+    "DivergedError",
     "ExchangeError",
     "Fault",
     "ImageError",
@@ -55,6 +57,10 @@ class ExchangeError(WaferError):
 
 class TrainingError(WaferError):
     """A training cannot start or had to stop."""
+
+
+class DivergedError(TrainingError):
+    """The numbers of a training grew beyond all bounds; a smaller rate may help."""
 
 
 class StorageError(TrainingError):

@@ -10,6 +10,8 @@ from scipy.special import log_softmax, softmax
 __all__ = ["fit_temperature", "log_loss", "probabilities"]
 
 LOWEST, HIGHEST = 0.05, 100.0
+SPREAD = 10.0
+"""Of the largest logit, that the temperature may reach: there all classes are about as likely."""
 
 Floats = NDArray[np.float64]
 
@@ -42,7 +44,7 @@ def fit_temperature(logits: Floats, labels: NDArray[np.int64]) -> float:
         labels: positions of the true classes, shape (N,).
 
     Returns:
-        From 0.05 to 100.
+        From 0.05 to 100, or to ten times the largest logit where that is more.
     """
     number, classes = logits.shape
     target = np.full(logits.shape, 1 / (number + classes))
@@ -51,5 +53,6 @@ def fit_temperature(logits: Floats, labels: NDArray[np.int64]) -> float:
     def loss(logarithm: float) -> float:
         return float(-(target * log_softmax(logits / np.exp(logarithm), axis=1)).sum())
 
-    found = minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded")
+    highest = max(HIGHEST, SPREAD * float(np.abs(logits).max()))
+    found = minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(highest)), method="bounded")
     return float(np.exp(found.x))

@@ -13,7 +13,6 @@ __all__ = ["Claim", "claims"]
 
 Verdict = Literal["holds here", "does not hold here", "not decided"]
 
-LEAST_P = 0.05
 Rows = Mapping[str, Mapping[str, Any]]
 
 
@@ -67,7 +66,7 @@ def _pixels(row: Mapping[str, Any]) -> Claim:
 
 
 def _best(rows: Rows) -> Claim:
-    """Inception is best: undecided as long as it, or who is better, has not converged."""
+    """Inception is best: undecided while a network has not converged, or intervals overlap."""
     text = "InceptionV3 has the highest weighted accuracy (0.9832); no other model reaches it"
     inception = rows["inception_v3"]
     best = max(rows.values(), key=lambda row: float(row["weighted_accuracy"] or 0))
@@ -80,10 +79,16 @@ def _best(rows: Rows) -> Claim:
         here += f"; not converged: {', '.join(unfinished)}"
         return Claim(text, here, "not decided")
     others = [row for row in rows.values() if row is not inception]
-    rivals = [row for row in others if row["accuracy"] >= inception["accuracy"]]
-    if best is not inception and rivals:
-        return Claim(text, here, "does not hold here")
-    return Claim(text, here, "holds here" if best is inception else "not decided")
+    if all(_above(inception, row) for row in others):
+        return Claim(text, here, "holds here")
+    beaten = any(_above(row, inception) for row in others)
+    return Claim(text, here, "does not hold here" if beaten else "not decided")
+
+
+def _above(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether the whole interval of a weighted accuracy is above that of another."""
+    ours, theirs = row["weighted_accuracy_interval"], other["weighted_accuracy_interval"]
+    return bool(ours and theirs and ours[0] > theirs[1])
 
 
 def _fastest(speeds: Rows) -> Claim:

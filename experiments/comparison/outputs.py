@@ -13,6 +13,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from wafer.classifier.names import NETWORKS
 from wafer.datasets.files import write_bytes, write_text
 from wafer.evaluation.metrics import weighted_accuracy
 from wafer.evaluation.pages import data_url, render_page
@@ -352,13 +353,13 @@ def _speed_row(name: str, outcome: Outcome | None) -> dict[str, Any]:
 
 
 def _remark(outcome: Outcome) -> str:
-    if not outcome.from_scratch:
-        return ""
-    return "from scratch" if outcome.stopped else "from scratch, not converged"
+    said = ["from scratch"] if outcome.from_scratch else []
+    return ", ".join(said if _converged(outcome) else [*said, "not converged"])
 
 
 def _converged(outcome: Outcome) -> bool:
-    return outcome.stopped or not outcome.from_scratch
+    """Return whether validation stopped the training of a network; all else has no such end."""
+    return outcome.stopped or not (outcome.from_scratch or outcome.name in NETWORKS)
 
 
 def _val_accuracy(outcome: Outcome | None) -> float | None:

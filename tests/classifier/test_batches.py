@@ -44,12 +44,14 @@ def test_the_order_is_a_matter_of_the_seed() -> None:
 
 
 @pytest.mark.parametrize("channels", [(), (3,)])
-def test_a_whole_image_is_only_mirrored_and_made_brighter(channels: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("still", [True, False])
+def test_what_is_still_is_only_mirrored_and_made_brighter(
+    channels: tuple[int, ...], still: bool
+) -> None:
     random = np.random.default_rng(0)
     images = random.integers(100, 140, size=(40, 16, 16, *channels)).astype(np.uint8)
     kept = images.copy()
-    whole = np.arange(40) < 20
-    changed = augmented(images, whole, random=random)
+    changed = augmented(images, still=still, random=random)
     np.testing.assert_array_equal(images, kept)
     assert (changed.shape, changed.dtype) == (images.shape, np.uint8)
 
@@ -61,7 +63,7 @@ def test_a_whole_image_is_only_mirrored_and_made_brighter(channels: tuple[int, .
         is_scaled(new, old) or is_scaled(new, old[:, ::-1])
         for new, old in zip(changed, images, strict=True)
     ]
-    assert plain == whole.tolist()
+    assert plain == [still] * 40
 
 
 def test_a_balanced_epoch_shows_all_classes_alike_but_no_image_too_often() -> None:

@@ -131,6 +131,24 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     assert both[0] == both[1]
 
 
+@pytest.mark.parametrize("taught", [False, True])
+def test_nothing_is_turned_where_a_class_is_a_matter_of_the_whole_frame(
+    make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch, taught: bool
+) -> None:
+    """A turned image of another class would show the defect of this one."""
+    task = make_task(classes=2, side=32, epochs=1)
+    whole = (task.train.labels == 1) & taught
+    shown: list[bool] = []
+
+    def augmented(images: np.ndarray, *, still: bool, random: object) -> np.ndarray:
+        shown.append(still)
+        return images
+
+    monkeypatch.setattr(cnn, "augmented", augmented)
+    fitted(replace(task, train=replace(task.train, whole_image=whole)))
+    assert set(shown) == {taught}
+
+
 def test_the_best_epoch_is_kept_and_patience_ends_it(make_task: Callable[..., Task]) -> None:
     task = make_task(classes=3, side=32, epochs=40, learning_rate=0.5, patience=2)
     fitted(task, steps_of_ten)

@@ -15,7 +15,7 @@ from wafer.classifier.grid import Searched, learning_rates, search_grid
 from wafer.classifier.grid_outputs import Point, grid_figure, table_text
 from wafer.classifier.training import Plan
 from wafer.cli import app
-from wafer.datasets.errors import StorageError, TrainingError
+from wafer.datasets.errors import DivergedError, StorageError, TrainingError
 from wafer.datasets.runs import MODEL_FILE, TrainedRun, newest_finished_run
 from wafer.datasets.workspace import Workspace
 
@@ -149,7 +149,7 @@ def test_a_rate_that_diverges_is_a_failed_point(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     diverging = failing(
-        lambda rate: TrainingError("it diverged") if rate == 0.3 else None, workspace, monkeypatch
+        lambda rate: DivergedError("it diverged") if rate == 0.3 else None, workspace, monkeypatch
     )
     done = diverging()
     assert [point.reason for point in done.points] == ["", "it diverged"]
@@ -161,9 +161,10 @@ def test_all_rates_failing_and_a_full_disk_leave_the_search_open(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(TrainingError, match="every rate of the grid failed; the first: too fast"):
-        failing(lambda rate: TrainingError("too fast"), workspace, monkeypatch)()
-    with pytest.raises(StorageError, match="no room"):
-        failing(lambda rate: StorageError("no room"), workspace, monkeypatch)()
+        failing(lambda rate: DivergedError("too fast"), workspace, monkeypatch)()
+    for fault in (StorageError("no room"), TrainingError("state.pt is damaged; remove it")):
+        with pytest.raises(type(fault), match=str(fault)):
+            failing(lambda rate, fault=fault: fault, workspace, monkeypatch)()
     assert not list(workspace.runs.glob("mlp-*"))
     assert [p.name for p in (workspace.root / "runs" / "grid").glob("mlp-*")] == ["mlp-001"]
 

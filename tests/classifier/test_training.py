@@ -227,7 +227,7 @@ def test_classes_with_one_image_or_none_are_named(workspace: Workspace) -> None:
     assert notes == (
         "BEOL has one training image: too few to learn from",
         "BEOL has no validation image: nobody knows how well it is found",
-        "particle has no training image: it will never be answered",
+        "particle has no training image: nothing of it is learnt, and an answer of it is chance",
         "scratch has no validation image: nobody knows how well it is found",
     )
 

@@ -25,6 +25,14 @@ def test_the_temperature_that_made_the_labels_is_found(true: float) -> None:
     assert fit_temperature(logits, labels) == pytest.approx(true, rel=0.05)
 
 
+def test_huge_logits_that_know_nothing_become_no_certainty() -> None:
+    """A network that ran away: with a bound of 100 its answers had confidence 1."""
+    logits = RANDOM.normal(size=(200, 4)) * 1e4
+    labels = RANDOM.integers(4, size=200)
+    found = fit_temperature(logits, labels)
+    assert probabilities(logits, temperature=found).max(axis=1).mean() < 0.4
+
+
 def test_ten_images_all_right_give_no_certainty() -> None:
     labels = np.arange(10) % 2
     logits = np.eye(2)[labels] * 50

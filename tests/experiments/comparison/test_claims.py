@@ -37,9 +37,11 @@ def test_83_per_cent_holds_where_the_whole_interval_is_above(accuracy: float, ve
 
 
 def test_the_best_is_not_decided_among_networks_that_have_not_converged() -> None:
-    best, other = row("inception_v3", 0.98), row("resnet50", 0.97)
+    best, other = row("inception_v3", 0.93), row("resnet50", 0.88)
     assert verdicts(best, other)["InceptionV3"] == "holds here"
-    assert verdicts(best, row("mlp", 0.99))["InceptionV3"] == "does not hold here"
+    assert verdicts(best, row("mlp", 0.98))["InceptionV3"] == "does not hold here"
+    for close in (0.92, 0.94):  # intervals of 0.02 either way
+        assert verdicts(best, row("mlp", close))["InceptionV3"] == "not decided"
     unfinished = row("efficientnet_b7", 0.3, converged=False)
     assert verdicts(best, other, unfinished)["InceptionV3"] == "not decided"
     (claim,) = (c for c in claims({r["model"]: r for r in (best, unfinished)}, {}))

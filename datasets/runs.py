@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from wafer.datasets.errors import TrainingError
+from wafer.datasets.errors import DataError, Fault, TrainingError
 from wafer.datasets.files import write_text
 
 __all__ = [
@@ -48,8 +48,18 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Return the content of run.json."""
-        content: dict[str, Any] = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
+        """Return the content of run.json.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        path = self.folder / RECORD
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise _damaged(path, f"no JSON ({error})") from error
+        if not isinstance(content, dict):
+            raise _damaged(path, "not a JSON object")
         return content
 
     def update(self, **entries: Any) -> None:
@@ -149,10 +159,18 @@ def adopt_run(runs: Path, finished: Run, *, origin: str) -> Run:
 
 
 def newest_finished_run(runs: Path) -> Run | None:
-    """Return the finished run that was started or adopted last, of whatever model."""
+    """Return the finished run that was started or adopted last, of whatever model.
+
+    Raises:
+        DataError: a run.json that is damaged.
+    """
 
     def begun(run: Run) -> str:
-        return str(run.record.get("adopted", run.record["started"]))
+        record = run.record
+        time = record.get("adopted", record.get("started"))
+        if time is None:
+            raise _damaged(run.folder / RECORD, "it says not when the run was started")
+        return str(time)
 
     return max((run for run in _runs(runs, "") if run.finished), key=begun, default=None)
 
@@ -185,6 +203,11 @@ def _runs(runs: Path, model: str) -> list[Run]:
     folders = [f for f in folders if not f.is_symlink()]
     named = [f for f in folders if not model or f.name.rpartition("-")[0] == model]
     return [Run(f) for f in named if (f / RECORD).is_file()]
+
+
+def _damaged(path: Path, problem: str) -> DataError:
+    remedy = "bring it back, or remove the run folder"
+    return DataError([Fault(file=str(path), problem=problem, remedy=remedy)])
 
 
 def _busy(run: Run) -> bool:

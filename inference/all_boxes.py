@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,8 @@ class BoxFile:
 
     def growing(self) -> Growing:
         """Return the file as one that grows."""
-        return Growing(self.path, HEADER, _closed) if self._coco else Growing(self.path)
+        finished = partial(_whole, coco=self._coco)
+        return Growing(self.path, HEADER if self._coco else b"", finished)
 
     def encode(self, number: int, row: Row) -> bytes:
         """Return what the file says of an input, whose place is ``number``."""
@@ -78,11 +82,18 @@ def _json(content: dict[str, Any]) -> str:
     return json.dumps(content, ensure_ascii=False, allow_nan=False)
 
 
-def _closed(rows: Path) -> Path:
-    """End a list whose objects have a comma each."""
-    with rows.open("r+b") as handle:
-        handle.seek(0, 2)
-        if handle.tell() > len(HEADER):
-            handle.truncate(handle.seek(-1, 2))
-        handle.write(FOOTER)
-    return rows
+def _whole(rows: Path, *, coco: bool) -> Path:
+    """Copy the rows to a file beside them; a list, whose objects have a comma each, is ended.
+
+    The rows stay as they are, so that a run that is killed before the end of all can go on.
+    """
+    target = rows.with_name(f"{rows.name}.whole")
+    with rows.open("rb") as source, target.open("wb") as handle:
+        shutil.copyfileobj(source, handle)
+        if coco:
+            if handle.tell() > len(HEADER):
+                handle.truncate(handle.seek(-1, os.SEEK_END))
+            handle.write(FOOTER)
+        handle.flush()
+        os.fsync(handle.fileno())
+    return target

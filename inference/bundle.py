@@ -243,4 +243,5 @@ def _file_fault(path: Path, expected: str) -> Fault | None:
 
 
 def _fault(path: Path, problem: str) -> Fault:
-    return Fault(file=str(path), problem=problem, remedy="copy the bundle again")
+    remedy = "copy the bundle again, or export the model again where you have it"
+    return Fault(file=str(path), problem=problem, remedy=remedy)

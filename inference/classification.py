@@ -161,6 +161,7 @@ def classify_with(
         if folder is None
         else _from_bundle(on_torch, open_bundle(folder), device, engine, batch, heat, reject)
     )
+    _note_other_classes(model.classes, workspace)
     decode = partial(decode_bytes, colour=model.colour, white_level=model.white_level)
     return classify_to_file(
         images,
@@ -175,6 +176,17 @@ def classify_with(
         force=force,
         progress=progress,
     )
+
+
+def _note_other_classes(classes: ClassTable, place: Workspace | None) -> None:
+    """Say that answers may be of classes that the workspace has no more, or lack some."""
+    if place is not None and classes.names != place.classes.names:
+        log.warning(
+            "the model knows the classes %s, the workspace %s; answers are of the model's, "
+            "`wafer train` makes one of the others",
+            ", ".join(classes.names),
+            ", ".join(place.classes.names),
+        )
 
 
 def _draws(save_images: Path | None, crops: Path | None, explain: Path | None) -> dict[Path, Draw]:

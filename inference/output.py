@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -21,7 +21,7 @@ from wafer.inference.parquet import to_parquet
 from wafer.inference.pictures import Pictures, album, check_pictures
 from wafer.inference.records import Row
 from wafer.inference.sources import ImageInput, list_inputs, spooled_stdin
-from wafer.inference.unfinished import Growing, unfinished_output
+from wafer.inference.unfinished import Growing, files_put, unfinished_output
 
 __all__ = [
     "COLUMNS",
@@ -127,23 +127,23 @@ def classify_to_file(
             folder for pictures is not empty.
         WeightsError: the model gives no usable numbers.
     """
-    check_output(output, force=force, boxes=None if boxes is None else boxes.path)
-    if pictures is not None:
-        check_pictures(pictures.draws)
-    kept = partial(is_wanted, where=where or {})
     files = [_growing(output), *([] if boxes is None else [boxes.growing()])]
     run: list[object] = [*(os.fspath(a) for a in arguments), recursive, model, batch, where]
     run += [version(PACKAGE), [os.path.realpath(file.path) for file in files]]
+    check_output(output, force=force, boxes=None if boxes is None else boxes.path, run=run)
+    if pictures is not None:
+        check_pictures(pictures.draws)
+    kept = partial(is_wanted, where=where or {})
     start = time.monotonic()
     try:
-        with spooled_stdin(arguments) as stdin, album(pictures, run=run) as drawn:
+        with _listing(arguments, recursive) as inputs, album(pictures, run=run) as drawn:
 
             def listed() -> Iterator[ImageInput]:
-                return drawn.outside(list_inputs(arguments, recursive=recursive, stdin=stdin))
+                return drawn.outside(inputs())
 
             total = None if progress is None else sum(1 for _ in listed())
-            run.append(drawn.words)
-            with unfinished_output(files, run=run, batch=batch) as unfinished:
+            opened = unfinished_output(files, run=run, batch=batch, words=drawn.words)
+            with opened as unfinished:
                 rest = unfinished.go_on(listed())
                 rows = drawn.rows(rest, classify, before=unfinished.before, wanted=kept)
                 with closing(rows):
@@ -167,6 +167,17 @@ def classify_to_file(
         ) from error
     done, before = unfinished.done, unfinished.before
     return Summary(done.rows, done.errors, done.review, before, time.monotonic() - start)
+
+
+@contextmanager
+def _listing(
+    arguments: Sequence[Path | str], recursive: bool
+) -> Iterator[Callable[[], Iterator[ImageInput]]]:
+    """Let inputs be listed several times, where every argument means an image."""
+    with spooled_stdin(arguments) as stdin:
+        listed = partial(list_inputs, arguments, recursive=recursive, stdin=stdin)
+        listed()  # an argument that means none is refused before anything is written
+        yield listed
 
 
 def columns_wanted(conditions: Sequence[str]) -> dict[str, str]:
@@ -194,13 +205,19 @@ def columns_wanted(conditions: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def check_output(path: Path, *, force: bool, boxes: Path | None = None) -> None:
+def check_output(
+    path: Path, *, force: bool, boxes: Path | None = None, run: Sequence[object] | None = None
+) -> None:
     """Refuse outputs before any work is done for them.
+
+    All boxes may exist without ``force`` where a run put them there that was killed before it came
+    to the rows; the same command is to end what it had begun.
 
     Args:
         path: of the rows.
         force: they may exist.
         boxes: of all boxes.
+        run: the run that is about to begin; None where that is not known yet.
 
     Raises:
         WaferError: one exists and ``force`` is not given, is a folder, or ends in something else
@@ -208,7 +225,8 @@ def check_output(path: Path, *, force: bool, boxes: Path | None = None) -> None:
     """
     _check_file(path, SUFFIXES, "--output", force)
     if boxes is not None:
-        _check_file(boxes, BOX_SUFFIXES, "--all-boxes", force)
+        known = boxes in files_put([path, boxes], run)
+        _check_file(boxes, BOX_SUFFIXES, "--all-boxes", force or known)
         if os.path.realpath(path) == os.path.realpath(boxes):
             raise WaferError(f"{path}: the rows and all boxes cannot be one file; name two")
 

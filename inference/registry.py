@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import secrets
 import shutil
@@ -19,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from wafer.datasets.errors import DataError, Fault, WeightsError
+from wafer.datasets.errors import DataError, Fault, WaferError, WeightsError
 from wafer.datasets.files import sync_folder, write_text
 from wafer.datasets.workspace import Workspace
 from wafer.inference.bundle import FILES, SUMS, Bundle, bundle_name, is_bundle, open_bundle, sums_of
@@ -36,9 +37,15 @@ __all__ = [
     "rollback",
 ]
 
+log = logging.getLogger(__name__)
+
 CURRENT = "current"
-LOCK = ".lock"
+# Two locks, because an export takes minutes, for which no promotion and no rollback has to wait.
+EXPORT_LOCK = ".lock"
+POINTER_LOCK = ".current.lock"
 UNFINISHED = ".export-"
+DAMAGED = "damaged"
+"""Begins the name of a bundle that is put aside, under which no command finds it."""
 
 Check = Callable[[Bundle], object]
 """Raises where a bundle does not give its golden answers."""
@@ -57,9 +64,10 @@ class Entry:
 
 
 def add_bundle(models: Path, fill: Callable[[Path], None]) -> Bundle:
-    """Make a bundle in a folder of bundles; one of the same content stays as it is.
+    """Make a bundle in a folder of bundles; a sound one of the same content stays as it is.
 
-    Until it is complete it lies under a hidden name, which the next call removes after a kill.
+    Until it is complete it lies under a hidden name, which the next call removes after a kill. A
+    damaged one in its place is put aside. Of several calls at once each waits for the one before.
 
     Args:
         models: the folder of bundles, made where needed.
@@ -69,7 +77,7 @@ def add_bundle(models: Path, fill: Callable[[Path], None]) -> Bundle:
         OSError: the disk is full or fails; nothing is kept.
     """
     models.mkdir(parents=True, exist_ok=True)
-    with _locked(models):
+    with _locked(models / EXPORT_LOCK):
         for leftover in models.glob(f"{UNFINISHED}*"):
             shutil.rmtree(leftover)
         folder = models / f"{UNFINISHED}{secrets.token_hex(6)}"
@@ -80,12 +88,22 @@ def add_bundle(models: Path, fill: Callable[[Path], None]) -> Bundle:
             for name in (*FILES, SUMS):
                 _sync(folder / name)
             sync_folder(folder)
-            final = models / bundle_name(hashlib.sha256(sums).hexdigest())
-            if not final.exists():
-                folder.rename(final)
-                sync_folder(models)
+            return _placed(folder, models / bundle_name(hashlib.sha256(sums).hexdigest()))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _placed(made: Path, final: Path) -> Bundle:
+    """Return the sound bundle that is in a place, or else move one there that was made for it."""
+    if os.path.lexists(final):
+        try:
+            return open_bundle(final)
+        except (WaferError, OSError):
+            aside = final.with_name(f"{DAMAGED}-{secrets.token_hex(3)}-{final.name}")
+            final.rename(aside)
+            log.warning("%s is damaged; it is put aside as %s", final, aside.name)
+    made.rename(final)
+    sync_folder(final.parent)
     return open_bundle(final)
 
 
@@ -108,9 +126,12 @@ def find_bundle(models: Path, name: str) -> Path:
             f"{name}: no bundle in {models}; copy it there, or name 4 or more of its digits"
         )
     found = [f for f in sorted(models.glob("sha256-*")) if f.name[7:].startswith(digits)]
-    if len(found) != 1:
-        how = "no bundle" if not found else f"{len(found)} bundles"
-        raise WeightsError(f"{name}: {how} of this name in {models}; `wafer export` makes one")
+    if not found:
+        raise WeightsError(f"{name}: no bundle of this name in {models}; `wafer export` makes one")
+    if len(found) > 1:
+        raise WeightsError(
+            f"{name}: {len(found)} bundles of this name in {models}; name more digits"
+        )
     return found[0]
 
 
@@ -131,10 +152,27 @@ def named_bundle(workspace: Workspace | None, *, weights: Path | None) -> Path |
 
     Raises:
         DataError: ``models/current`` is damaged.
+        WeightsError: ``weights`` is ``models/current``.
     """
     if weights is not None:
+        _check_no_pointer(weights)
         return weights if is_bundle(weights) else None
     return None if workspace is None else current_bundle(workspace.models)
+
+
+def _check_no_pointer(weights: Path) -> None:
+    """Refuse the pointer as a model: it names one, and who reads it as one finds it damaged."""
+    if weights.name != CURRENT:
+        return
+    try:
+        promoted = current_bundle(weights.parent)
+    except DataError:  # a model file may be called so too
+        return
+    if promoted is not None:
+        raise WeightsError(
+            f"{weights}: this is the pointer to the promoted bundle; leave out --weights, or name "
+            f"the bundle, {promoted}"
+        )
 
 
 def history(models: Path) -> tuple[Entry, ...]:
@@ -196,7 +234,7 @@ def _move(
         raise WeightsError(f"{folder}: no bundle; copy it there again, or promote another one")
     bundle = open_bundle(folder)
     check(bundle)
-    with _locked(models):
+    with _locked(models / POINTER_LOCK):
         entries = history(models)
         if action == "rollback" and _stack(models)[-2:-1] != [folder.name]:
             raise WeightsError(f"{models / CURRENT}: it was moved meanwhile; look, and try again")
@@ -219,8 +257,8 @@ def _stack(models: Path) -> list[str]:
 
 
 @contextmanager
-def _locked(models: Path) -> Iterator[None]:
-    with (models / LOCK).open("w") as handle:
+def _locked(lock: Path) -> Iterator[None]:
+    with lock.open("w") as handle:
         fcntl.lockf(handle, fcntl.LOCK_EX)
         yield
 

@@ -186,14 +186,14 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _subfolders(folder: Path, *, follow: bool) -> list[Path]:
     def wanted(entry: os.DirEntry[str]) -> bool:
-        is_link = entry.is_symlink()
-        return (
-            _is_folder(Path(entry.path)) if is_link and follow else entry.is_dir() and not is_link
-        )
+        # A link may lead to itself, or where nobody may look: asking what it leads to can raise.
+        if follow and entry.is_symlink():
+            return _is_folder(Path(entry.path))
+        return entry.is_dir(follow_symlinks=False)
 
     try:
         return [folder / name for name in _names(folder, wanted)]
-    except OSError:  # `_images_in` says so
+    except OSError:  # the folder itself cannot be read, and `_images_in` says so
         return []
 
 

@@ -3,8 +3,10 @@
 import contextlib
 import io
 import json
-from collections.abc import Generator, Iterable
+import os
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pycocotools.coco import COCO
@@ -15,7 +17,7 @@ from wafer.datasets.records import Box
 from wafer.evaluation.records import Detection, Prediction
 from wafer.inference import unfinished
 from wafer.inference.all_boxes import BoxFile
-from wafer.inference.output import Summary, classify_to_file
+from wafer.inference.output import Summary, check_output, classify_to_file
 from wafer.inference.records import Row
 from wafer.inference.sources import ImageInput
 
@@ -50,7 +52,12 @@ def answer(number: int, item: ImageInput) -> Row:
 
 
 def run(
-    boxes: str, *, names: str = "list.txt", stop: int | None = None, force: bool = False
+    boxes: str | None,
+    *,
+    names: str = "list.txt",
+    output: str = "out.csv",
+    stop: int | None = None,
+    force: bool = False,
 ) -> Summary:
     def rows(inputs: Iterable[ImageInput]) -> Generator[Row, None, None]:
         for item in inputs:
@@ -59,10 +66,14 @@ def run(
                 raise Stop
             yield answer(number, item)
 
-    file = BoxFile(Path(boxes), CLASSES)
+    file = None if boxes is None else BoxFile(Path(boxes), CLASSES)
     return classify_to_file(
-        [names], rows, Path("out.csv"), model="m", batch=1, boxes=file, force=force
+        [names], rows, Path(output), model="m", batch=1, boxes=file, force=force
     )
+
+
+def hidden() -> list[str]:
+    return sorted(path.name for path in Path().iterdir() if path.name[0] == ".")
 
 
 def test_pycocotools_reads_the_results(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +138,146 @@ def test_stopped_and_gone_on_with_both_files_are_those_of_one_run(boxes: str, st
         rows.unlink()
     assert run(boxes).before == (0 if stop == 6 else stop)
     assert (Path(boxes).read_bytes(), Path("out.csv").read_bytes()) == whole
-    assert [path.name for path in Path().iterdir() if path.name[0] == "."] == []
+    assert hidden() == []
+
+
+@pytest.mark.parametrize(
+    ("boxes", "others_boxes", "others_output"),
+    [
+        ("boxes.json", "boxes.json", "other.csv"),
+        ("boxes.jsonl", "boxes.jsonl", "other.csv"),
+        ("boxes.jsonl", None, "boxes.jsonl"),
+        ("boxes.jsonl", "out.jsonl", "boxes.jsonl"),
+    ],
+)
+def test_two_stopped_runs_that_share_a_file_do_not_mix_in_it(
+    boxes: str, others_boxes: str | None, others_output: str
+) -> None:
+    run(boxes)
+    whole = Path(boxes).read_bytes(), Path("out.csv").read_bytes()
+    for name in (boxes, "out.csv"):
+        Path(name).unlink()
+    Path("others.txt").write_text("\n".join(NAMES[1:]), "utf-8")
+    with pytest.raises(Stop):
+        run(boxes, stop=3)
+    with pytest.raises(Stop):
+        run(others_boxes, names="others.txt", output=others_output, stop=6)
+    assert run(boxes).before == 0
+    assert (Path(boxes).read_bytes(), Path("out.csv").read_bytes()) == whole
+
+
+def test_a_stop_before_it_begins_leaves_what_another_run_has_of_a_shared_file() -> None:
+    with pytest.raises(Stop):
+        run("boxes.json", stop=3)
+    with pytest.raises(WaferError, match="no path in this list file"):
+        Path("empty.txt").write_text("")
+        run("boxes.json", names="empty.txt", output="other.csv")
+    assert run("boxes.json").before == 3
+
+
+class Killer:
+    """Ends a run before one of the calls that change what is on disk, and all that follow it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
+        self.calls, self.killed = calls, False
+        for owner, name in ((os, "fsync"), (Path, "replace"), (Path, "unlink")):
+            monkeypatch.setattr(owner, name, self._counting(getattr(owner, name)))
+
+    def _counting(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            self.calls -= 1
+            if self.calls < 0:
+                self.killed = True
+                raise Stop
+            return call(*arguments, **options)
+
+        return counted
+
+
+def killed(monkeypatch: pytest.MonkeyPatch, calls: int, boxes: str) -> bool:
+    """Return whether a run was killed before it had made so many calls."""
+    with monkeypatch.context() as patch, contextlib.suppress(Stop):
+        killer = Killer(patch, calls)
+        run(boxes)
+    return killer.killed
+
+
+@pytest.mark.parametrize("boxes", ["boxes.json", "boxes.jsonl"])
+@pytest.mark.parametrize("new", [[], ["none.png"], ["f.png"]], ids=["same", "no box", "boxes"])
+def test_killed_at_any_moment_the_same_command_ends_what_it_had_begun(
+    boxes: str, new: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"first": NAMES[:3], "again": [*NAMES[:3], *new]}
+    whole = {}
+    for at, listed in names.items():
+        Path("list.txt").write_text("\n".join(listed), "utf-8")
+        run(boxes, force=True)
+        whole[at] = Path(boxes).read_bytes(), Path("out.csv").read_bytes()
+    calls, complete = 0, False
+    while not complete:
+        for name in (boxes, "out.csv", *hidden()):
+            Path(name).unlink(missing_ok=True)
+        Path("list.txt").write_text("\n".join(names["first"]), "utf-8")
+        complete = not killed(monkeypatch, calls, boxes)
+        at = "first"
+        if not Path("out.csv").exists():
+            killed(monkeypatch, 5, boxes)  # so that it goes on with what was gone on with
+            at = "again"
+            Path("list.txt").write_text("\n".join(names[at]), "utf-8")
+            run(boxes)
+            assert hidden() == []
+        assert (Path(boxes).read_bytes(), Path("out.csv").read_bytes()) == whole[at], calls
+        calls += 1
+    assert calls > 20
+
+
+def put_but_for_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave a run as one that was killed between the two last renames."""
+    replace = Path.replace
+
+    def stopping(source: Path, target: Path) -> Path:
+        if target.name == "out.csv":
+            raise Stop
+        return replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(Path, "replace", stopping)
+        run("boxes.json")
+    assert Path("boxes.json").exists()
+
+
+def test_boxes_that_a_killed_run_has_put_there_are_replaced_by_the_same_run_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put_but_for_the_rows(monkeypatch)
+    Path("others.txt").write_text("a.png")
+    with pytest.raises(WaferError, match=r"boxes\.json exists; add --force"):
+        run("boxes.json", names="others.txt")
+    with pytest.raises(WaferError, match=r"boxes\.json exists; add --force"):
+        run("boxes.json", output="other.csv")
+    check_output(Path("out.csv"), force=False, boxes=Path("boxes.json"))
+    Path("boxes.json").write_text("mine")
+    with pytest.raises(WaferError, match=r"boxes\.json exists; add --force"):
+        check_output(Path("out.csv"), force=False, boxes=Path("boxes.json"))
+    with pytest.raises(WaferError, match=r"boxes\.json exists; add --force"):
+        run("boxes.json")
+    assert Path("boxes.json").read_text() == "mine"
+    run("boxes.json", force=True)
+    assert len(json.loads(Path("boxes.json").read_bytes())) == 10
+    assert hidden() == []
+
+
+def test_the_end_of_a_list_is_on_disk_before_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    run("boxes.json")
+    assert Path("boxes.json").stat().st_size in synced
 
 
 def test_a_file_that_is_there_is_kept_without_force() -> None:

@@ -71,7 +71,8 @@ def test_a_changed_byte_is_refused_with_the_name_of_its_file(
         with pytest.raises(DataError) as caught:
             open_bundle(path.parent)
         assert str(path) in str(caught.value)
-        assert "copy the bundle again" in str(caught.value)
+        remedy = "copy the bundle again, or export the model again where you have it"
+        assert {fault.remedy for fault in caught.value.faults} == {remedy}
     finally:
         path.write_bytes(whole)
 

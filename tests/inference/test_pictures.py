@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wafer.datasets.errors import WaferError
+from wafer.datasets.errors import DataError, WaferError
 from wafer.datasets.images import decode_bytes
 from wafer.datasets.records import Box
 from wafer.evaluation.records import Prediction
@@ -251,6 +251,13 @@ def test_a_folder_with_something_in_it_is_left_alone(images: Path) -> None:
     assert list(files("empty")) == ["empty/000001_a.png"]
     with pytest.raises(WaferError, match="empty is not empty"):
         run("images", draws={"empty": annotated})
+
+
+@pytest.mark.parametrize("argument", ["images", "nomatch/*.png"])
+def test_an_input_without_an_image_makes_no_folder(images: Path, argument: str) -> None:
+    with pytest.raises(DataError, match="no image"):
+        run(argument)
+    assert [path.name for path in Path().iterdir()] == ["images"]
 
 
 def test_what_somebody_puts_into_a_folder_meanwhile_is_not_overwritten(images: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from wafer.datasets.errors import DataError, WeightsError
-from wafer.inference.bundle import Bundle, open_bundle
+from wafer.inference.bundle import SUMS, Bundle, open_bundle
 from wafer.inference.registry import (
     CURRENT,
     add_bundle,
     current_bundle,
     find_bundle,
     history,
+    named_bundle,
     promote,
     rollback,
 )
@@ -99,8 +101,29 @@ def test_a_bundle_is_found_by_name_path_or_first_digits(make: Make, tmp_path: Pa
     with pytest.raises(WeightsError, match="wafer export"):
         find_bundle(models, "ffff" if digest[:4] != "ffff" else "0000")
     (models / f"sha256-{digest[:8]}").mkdir()
-    with pytest.raises(WeightsError, match="2 bundles of this name"):
+    with pytest.raises(WeightsError) as caught:
         find_bundle(models, digest[:8])
+    assert (
+        str(caught.value) == f"{digest[:8]}: 2 bundles of this name in {models}; name more digits"
+    )
+
+
+def test_the_pointer_is_no_model(make: Make, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    folder = make().folder
+    promote(models, folder.name, check=fine)
+    assert named_bundle(None, weights=folder) == folder
+    with pytest.raises(WeightsError) as caught:
+        named_bundle(None, weights=models / CURRENT)
+    assert str(caught.value) == (
+        f"{models / CURRENT}: this is the pointer to the promoted bundle; leave out --weights, or "
+        f"name the bundle, {folder}"
+    )
+
+
+def test_a_model_file_may_be_called_like_the_pointer(tmp_path: Path) -> None:
+    (tmp_path / CURRENT).write_bytes(b"\x80tensors\nof a model")
+    assert named_bundle(None, weights=tmp_path / CURRENT) is None
 
 
 def test_every_odd_line_of_the_pointer_is_named(tmp_path: Path) -> None:
@@ -109,6 +132,31 @@ def test_every_odd_line_of_the_pointer_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         history(tmp_path)
     assert [fault.line for fault in caught.value.faults] == [2, 3, 4]
+
+
+PROMOTE_ONCE = """
+import sys
+from pathlib import Path
+from wafer.inference.registry import promote
+promote(Path(sys.argv[1]), sys.argv[2], check=lambda bundle: None)
+"""
+
+
+def test_no_promotion_waits_for_an_export(make: Make, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    name = make().folder.name
+    current: list[Path | None] = []
+
+    def fill(_folder: Path) -> None:
+        # A process of its own, because a lock never keeps out the process that holds it.
+        command = [sys.executable, "-P", "-c", PROMOTE_ONCE, str(models), name]
+        subprocess.run(command, check=True, timeout=60)
+        current.append(current_bundle(models))
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        add_bundle(models, fill)
+    assert current == [models / name]
 
 
 PROMOTING = """
@@ -178,6 +226,44 @@ def test_a_killed_export_leaves_nothing_that_the_next_one_does_not_remove(
     folder = make().folder
     assert list(models.glob(".export-*")) == []
     assert list(models.glob("sha256-*")) == [folder]
+
+
+def test_exporting_again_leaves_a_sound_bundle_as_it_is(make: Make, tmp_path: Path) -> None:
+    folder = make().folder
+    before = (folder / "model.onnx").stat().st_ino
+    assert make().folder == folder
+    assert (folder / "model.onnx").stat().st_ino == before
+    assert sorted(p.name for p in (tmp_path / "models").iterdir()) == [".lock", folder.name]
+
+
+@pytest.mark.parametrize("damage", ["altered", "missing", "no sums", "another", "dangling link"])
+def test_exporting_again_mends_a_damaged_bundle(make: Make, tmp_path: Path, damage: str) -> None:
+    folder = make().folder
+    if damage == "altered":
+        (folder / "model.onnx").write_bytes(b"damaged")
+    elif damage == "missing":
+        (folder / "model.onnx").unlink()
+    elif damage == "no sums":
+        (folder / SUMS).unlink()
+    else:
+        shutil.rmtree(folder)
+        if damage == "another":
+            make(b"other").folder.rename(folder)
+        else:
+            folder.symlink_to("nowhere")
+    before = {p.name: p.read_bytes() for p in folder.glob("*")}
+    bundle = make()
+    assert bundle.folder == folder
+    assert open_bundle(folder).digest == folder.name.removeprefix("sha256-")
+    assert [p for p in folder.parent.iterdir() if p.name.startswith((".export-", "sha256-"))] == [
+        folder
+    ]
+    (aside,) = folder.parent.glob(f"damaged-*-{folder.name}")
+    assert aside.is_symlink() == (damage == "dangling link")
+    assert {p.name: p.read_bytes() for p in aside.glob("*")} == before
+    with pytest.raises(WeightsError, match="no bundle of this name"):
+        find_bundle(folder.parent, aside.name)
+    assert find_bundle(folder.parent, bundle.digest[:6]) == folder
 
 
 def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:

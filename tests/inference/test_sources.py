@@ -95,6 +95,29 @@ def test_links_to_folders_are_not_walked_into(folder: Path) -> None:
     assert names(["images/loop"]) == ["a.JPG", "b.png"]
 
 
+def test_a_link_to_itself_hides_no_other_folder(folder: Path) -> None:
+    (folder / "images" / "loop").symlink_to("loop")
+    everything = ["a.JPG", "b.png", "lot1/x.bmp", "lot1/deep/y.jpeg", "lot2/c.tif", "lot[1]/br.png"]
+    assert names(["images"], recursive=True) == everything
+    assert names(["images/**"]) == [f"images/{name}" for name in everything]
+    assert names(["images/lo*/?.*"]) == ["images/lot1/x.bmp", "images/lot2/c.tif"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root enters every folder")
+def test_a_link_into_a_locked_folder_hides_no_other_folder(folder: Path) -> None:
+    locked = folder / "locked"
+    (locked / "inside").mkdir(parents=True)
+    (folder / "images" / "link").symlink_to(locked / "inside")
+    locked.chmod(0)
+    try:
+        found = names(["images"], recursive=True)
+        matched = names(["images/l*/?.*"])
+    finally:
+        locked.chmod(0o700)
+    assert found[2:] == ["lot1/x.bmp", "lot1/deep/y.jpeg", "lot2/c.tif", "lot[1]/br.png"]
+    assert matched == ["images/lot1/x.bmp", "images/lot2/c.tif"]
+
+
 def test_what_cannot_be_read_is_listed(folder: Path) -> None:
     (folder / "images" / "dir.png").mkdir()
     (folder / "images" / "dangling.png").symlink_to("nowhere")

@@ -1,5 +1,7 @@
 """Stopped at any byte, an output goes on to what it would have been without the stop."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -36,7 +38,12 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(
-    images: Path, *, stop: int = NUMBER + 1, model: str = "m", answered: list[str] | None = None
+    images: Path,
+    *,
+    stop: int = NUMBER + 1,
+    model: str = "m",
+    answered: list[str] | None = None,
+    output: Path | None = None,
 ) -> Summary:
     def sizes(inputs: Iterable[ImageInput]) -> Generator[Row, None, None]:
         for number, item in enumerate(inputs):
@@ -46,8 +53,8 @@ def run(
                 answered.append(item.name)
             yield Row(image=item.name, model=model, error=item.path.read_text())
 
-    output = images.parent / "out.csv"
-    return classify_to_file([images], sizes, output, model=model, batch=BATCH, force=True)
+    place = output or images.parent / "out.csv"
+    return classify_to_file([images], sizes, place, model=model, batch=BATCH, force=True)
 
 
 def stopped(images: Path, at: int, *, model: str = "m") -> None:
@@ -176,3 +183,50 @@ with unfinished_output([Growing(Path({str(images.parent / "out.csv")!r}))], run=
     with unfinished_output([Growing(images.parent / "out.csv")], run=[], batch=1):
         pass
     assert hidden(images) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.EAGAIN, "another process is writing it; name another"),
+        (errno.EACCES, "another process is writing it; name another"),
+        (errno.ENOLCK, rf"cannot be locked \({os.strerror(errno.ENOLCK)}\); name one on another"),
+    ],
+)
+def test_only_a_lock_that_is_taken_is_another_process(
+    images: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", refused)
+    with pytest.raises(WaferError, match=rf"out\.csv:? {message}"):
+        run(images)
+
+
+def test_an_output_folder_that_is_moved_away_is_noticed_and_its_rows_are_gone_on_with(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, away = images.parent / "results", images.parent / "away"
+    output = folder / "out.csv"
+    run(images, output=output)
+    whole = output.read_bytes()
+    output.unlink()
+    answered: list[str] = []
+    identity = unfinished._identity
+
+    def moving(item: ImageInput) -> bytes:
+        if item.name == "10.png":
+            folder.rename(away)
+        return identity(item)
+
+    monkeypatch.setattr(unfinished, "_identity", moving)
+    with pytest.raises(
+        WaferError, match=r"out\.csv cannot be written .* bring the folder back and"
+    ):
+        run(images, output=output, answered=answered)
+    assert len(answered) == 12
+    monkeypatch.setattr(unfinished, "_identity", identity)
+    away.rename(folder)
+    assert run(images, output=output).before == 8
+    assert output.read_bytes() == whole

@@ -104,7 +104,7 @@ def test_an_unfinished_run_is_gone_on_with(workspace: Workspace) -> None:
 
 @pytest.mark.slow
 def test_the_command_line_from_training_to_rows(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(workspace.root)
     runner = CliRunner()
@@ -141,6 +141,11 @@ def test_the_command_line_from_training_to_rows(
         assert unknown or after == before
     refused = runner.invoke(app, ["export", str(folder)])
     assert (refused.exit_code, len(refused.stderr.splitlines())) == (1, 1)
+    assert "answers are of the model's" not in caplog.text
+    for file in (Path("classes.yaml"), workspace.table):  # a class renamed after the training
+        file.write_text(file.read_text().replace("particle", "speck"))
+    assert runner.invoke(app, ["classify", "images", "--force"]).exit_code == 0
+    assert "answers are of the model's" in caplog.text
 
 
 @pytest.mark.parametrize(

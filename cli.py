@@ -985,7 +985,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Where to listen; others than this machine's own need a key.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes any that is free.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8080,
     keys: KeysFile = None,
     engine: ServingEngine = "auto",
     deadline: Annotated[
@@ -1078,8 +1078,10 @@ def watch(
         levels=levels_given(folders) if folders is not None else (),
         engine=engine,
     )
+    for path, reason in done.unread.items():
+        _note(f"{path}: {reason}; it is taken when it can be read")
     _note(f"{done.answered} images answered, {done.broken} broken, {done.copies} copies")
-    if once and done.broken:
+    if once and (done.broken or done.unread):
         raise typer.Exit(1)
 
 
@@ -1174,7 +1176,13 @@ def drift(
 
     from wafer.service.audit import AUDIT
     from wafer.service.drift.days import days_given, drift_of
-    from wafer.service.drift.report import WIDE, drift_dict, drift_table, write_drift
+    from wafer.service.drift.report import (
+        WIDE,
+        drift_dict,
+        drift_table,
+        report_folder,
+        write_drift,
+    )
 
     place = _workspace_if_any(workspace) if log is not None else _workspace(workspace)
     path = place.root / AUDIT if log is None else log
@@ -1185,7 +1193,7 @@ def drift(
         reference=None if reference is None else days_given(reference),
         newest=days,
     )
-    folder = path.with_name(f"{path.stem}-drift") if output is None else output
+    folder = report_folder(path) if output is None else output
     report = write_drift(found, folder, title=f"Drift of {path.resolve().parent.name}")
     _notes(found.notes)
     if as_json:

@@ -242,6 +242,8 @@ def _move(
             now = datetime.now(UTC).isoformat(timespec="seconds")
             lines = [*map(str, entries), str(Entry(now, action, folder.name))]
             write_text(models / CURRENT, "\n".join(lines) + "\n")
+        else:
+            os.utime(models / CURRENT)  # who could not use it when it was promoted looks again
     return bundle
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ from wafer.datasets.errors import DataError, Fault, WaferError
 from wafer.datasets.files import write_bytes, write_text
 
 __all__ = ["AUDIT", "AuditLog", "Verified", "audit_file", "read_audit", "verify_audit"]
+
+log = logging.getLogger(__name__)
 
 AUDIT = "audit.jsonl"
 HEAD_SECONDS = 1.0
@@ -71,7 +74,7 @@ class AuditLog:
         """Write down some answers; they are on disk when this returns, or none of them is.
 
         Raises:
-            OSError: the disk is full or fails.
+            OSError: the disk is full or fails. Where that is so of the head alone it is logged.
         """
         lines, number, before = [], self._number, self._digest
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -89,7 +92,7 @@ class AuditLog:
         self._length += len(content)
         self._number, self._digest = number, before
         if time.monotonic() - self._head_at > HEAD_SECONDS:
-            self._write_head()
+            self._follow_with_head()
 
     def close(self) -> None:
         """Write the head, and let others write."""
@@ -119,6 +122,14 @@ class AuditLog:
         write_bytes(free, torn)
         self._file.truncate(self._file.seek(0, os.SEEK_END) - len(torn))
         os.fsync(self._file.fileno())
+
+    def _follow_with_head(self) -> None:
+        """Write the head; where it cannot be written the lines are still on disk, so go on."""
+        try:
+            self._write_head()
+        except OSError as error:
+            fields = {"file": str(_head(self.path)), "error": str(error)}
+            log.error("head of the audit log cannot be written", extra={"fields": fields})
 
     def _write_head(self) -> None:
         self._head_at = time.monotonic()

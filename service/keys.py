@@ -6,6 +6,8 @@ import fcntl
 import hashlib
 import hmac
 import json
+import logging
+import math
 import os
 import re
 import secrets
@@ -14,15 +16,26 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TextIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wafer.datasets.errors import DataError, Fault, WaferError
-from wafer.datasets.files import write_text
+from wafer.datasets.files import atomic_file
 from wafer.datasets.workspace import Workspace
 
-__all__ = ["KEYS", "Key", "KeyRing", "add_key", "keys_file", "read_keys", "revoke_key"]
+__all__ = [
+    "KEYS",
+    "Key",
+    "KeyRing",
+    "add_key",
+    "check_keys_file",
+    "keys_file",
+    "read_keys",
+    "revoke_key",
+]
+
+log = logging.getLogger(__name__)
 
 KEYS = "keys.json"
 PREFIX = "wafer_"
@@ -62,16 +75,41 @@ def keys_file(workspace: Workspace | None, *, keys: Path | None) -> Path | None:
     return workspace.root / KEYS
 
 
+def check_keys_file(path: Path, *, named: bool) -> None:
+    """Refuse to go on without a file of keys that should be there: nobody would need a key.
+
+    Args:
+        path: the file.
+        named: by the user; that of a workspace should be there once it was made.
+
+    Raises:
+        WaferError: it is not there.
+    """
+    if path.exists():
+        return
+    if named:
+        raise WaferError(
+            f"{path}: no such file; `wafer serve keys add NAME --keys {path}` makes it"
+        )
+    if path.is_symlink() or _lock(path).exists():
+        raise WaferError(
+            f"{path} is gone, which once was made; bring back a copy of it, add a key with `wafer "
+            f"serve keys add NAME`, or remove {_lock(path).name} beside it where nobody is to need "
+            "a key"
+        )
+
+
 def read_keys(path: Path) -> tuple[Key, ...]:
     """Return the keys of a file, revoked ones too; none where there is no file.
 
     Raises:
         DataError: the file is damaged.
+        OSError: it cannot be read.
     """
-    if not path.exists():
-        return ()
     try:
         found = _File.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return ()
     except ValidationError as error:
         first = error.errors()[0]
         problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -84,17 +122,22 @@ def add_key(path: Path, name: str, *, rate: float | None = None) -> str:
     """Add a key and return it; nobody can read it again.
 
     Args:
-        path: the file of keys, made where needed, for its owner alone.
+        path: the file of keys, made where needed, for its owner alone. Made by root it is for the
+            owner of the folder; changed by root, it stays its owner's.
         name: letters, digits, ``.``, ``_``, ``-``; it stands in logs.
         rate: requests a second that it may make, above 0; None for any number.
 
     Raises:
-        WaferError: a name that is none, or of another key.
+        WaferError: a name that is none, or of another key, or a rate that is none.
         DataError: the file is damaged.
     """
     if not NAME.fullmatch(name):
         raise WaferError(
             f"{name!r}: a name has up to 64 letters, digits, dots, lines or underscores"
+        )
+    if rate is not None and not (math.isfinite(rate) and rate > 0):
+        raise WaferError(
+            f"a rate of {rate:g}: name requests a second, above 0; leave --rate out for any number"
         )
     secret = PREFIX + secrets.token_urlsafe(32)
     with _changing(path):
@@ -113,10 +156,13 @@ def revoke_key(path: Path, name: str) -> None:
         WaferError: there is no such key.
         DataError: the file is damaged.
     """
+    unknown = WaferError(f"{path} has no key {name!r} in use; see `wafer serve keys list`")
+    if not path.exists():  # leave no lock then, which says that there once were keys
+        raise unknown
     with _changing(path):
         keys = read_keys(path)
         if not any(key.name == name and key.revoked is None for key in keys):
-            raise WaferError(f"{path} has no key {name!r} in use; see `wafer serve keys list`")
+            raise unknown
         _write(path, tuple(replace(k, revoked=_now()) if k.name == name else k for k in keys))
 
 
@@ -135,9 +181,10 @@ class KeyRing:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._seen = self._state()
+        self._seen: tuple[int, ...] | None = self._state()
         self._keys = () if path is None else read_keys(path)
         self._wanted = bool(self._keys)
+        self._complaint = ""
 
     @property
     def wanted(self) -> bool:
@@ -161,12 +208,23 @@ class KeyRing:
         state = self._state()
         if state == self._seen:
             return
-        self._seen = state
         try:
             self._keys = () if self._path is None else read_keys(self._path)
-        except (DataError, OSError):
-            self._keys, self._wanted = (), True
+        except (DataError, OSError) as error:
+            # Read again for the next request: it may be in order then without a change.
+            self._seen, self._keys, self._wanted = None, (), True
+            self._complain(str(error))
+            return
+        self._seen = state
         self._wanted = self._wanted or bool(self._keys)
+        self._complain("no such file" if self._wanted and not state else "")
+
+    def _complain(self, complaint: str) -> None:
+        """Log why no key can be found; the same reason once, not for each request."""
+        if complaint and complaint != self._complaint:
+            fields = {"file": str(self._path), "error": complaint}
+            log.error("keys cannot be read: every key is refused", extra={"fields": fields})
+        self._complaint = complaint
 
     def _state(self) -> tuple[int, ...]:
         if self._path is None:
@@ -191,15 +249,45 @@ def _write(path: Path, keys: tuple[Key, ...]) -> None:
     content = {"format": 1, "keys": [asdict(key) for key in keys]}
     mask = os.umask(0o077)
     try:
-        write_text(path, json.dumps(content, indent=2) + "\n")
+        with atomic_file(path) as handle:
+            handle.write(f"{json.dumps(content, indent=2)}\n".encode())
+            _give(handle.fileno(), path)
     finally:
         os.umask(mask)
+
+
+def _give(descriptor: int, path: Path) -> None:
+    """Let what root writes belong to the service, which could not read root's.
+
+    Args:
+        descriptor: of a file that replaces ``path``, or lies beside it.
+        path: its owner, else that of its folder, is the service.
+    """
+    if os.geteuid() != 0:
+        return
+    for known in (path, path.parent):
+        if known.exists() and (owner := known.stat()).st_uid != 0:
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            return
+
+
+def _lock(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 @contextmanager
 def _changing(path: Path) -> Iterator[None]:
     """Keep others from changing a file of keys."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as handle:
+    with _opened_lock(path) as handle:
         fcntl.lockf(handle, fcntl.LOCK_EX)
         yield
+
+
+def _opened_lock(path: Path) -> TextIO:
+    try:
+        handle = _lock(path).open("x")  # which follows no link: root must not give away its target
+    except FileExistsError:
+        return _lock(path).open("r+")
+    _give(handle.fileno(), path)
+    return handle

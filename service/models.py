@@ -16,9 +16,9 @@ from wafer.inference.bundle import Bundle, open_bundle
 from wafer.inference.engines.backend import Backend
 from wafer.inference.engines.choosing import AUTO, BACKENDS, choose_backend, open_predictor
 from wafer.inference.records import Predictor
-from wafer.inference.registry import current_bundle, named_bundle
+from wafer.inference.registry import CURRENT, current_bundle, named_bundle
 
-__all__ = ["Served", "bundle_to_serve", "first_bundle", "passed"]
+__all__ = ["Served", "bundle_to_serve", "first_bundle", "passed", "promoted_at"]
 
 log = logging.getLogger(__name__)
 
@@ -109,3 +109,14 @@ def passed(folder: Path, *, engine: str = AUTO) -> Served:
     return Served(
         bundle=bundle, backend=choose_backend(bundle, BACKENDS, engine=engine, batch=BATCH)
     )
+
+
+def promoted_at(folder: Path) -> int | None:
+    """Return when it was last said that a bundle is promoted, in nanoseconds; None where nowhere.
+
+    That is so of a bundle that was named, and of the one that ships.
+    """
+    try:
+        return (folder.parent / CURRENT).stat().st_mtime_ns
+    except FileNotFoundError:
+        return None

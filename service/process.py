@@ -74,7 +74,8 @@ class ModelProcess:
             items: any number; none at all opens the model.
 
         Raises:
-            WeightsError: the model cannot be opened, or gives no usable numbers.
+            WeightsError: the model cannot be opened, its process cannot be started, or it gives no
+                usable numbers.
         """
         try:
             return self._asked(items)
@@ -110,11 +111,7 @@ class ModelProcess:
 
     def _asked(self, items: Sequence[ImageInput]) -> list[Answered]:
         if self._running is None:
-            self._running = start_worker(self._opened)
-            self.starts += 1
-            nice = min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
-            with suppress(ProcessLookupError):  # where it has ended, the end of what it says tells
-                os.setpriority(os.PRIO_PROCESS, self._running[0].pid, nice)
+            self._running = self._started()
         process, connection = self._running
         try:
             connection.send((tuple(items), True))
@@ -136,6 +133,20 @@ class ModelProcess:
             Answered(row=row, decode=end - begin, infer=infer)
             for row, begin, end in zip(rows, clock.begun, ends, strict=True)
         ]
+
+    def _started(self) -> tuple[Popen[bytes], Connection]:
+        try:
+            process, connection = start_worker(self._opened)
+        except OSError as error:  # too many processes or files, no memory: it may pass
+            raise WeightsError(
+                f"the model cannot be opened: its process cannot be started ({error}); end other "
+                "programs, or allow more processes and files"
+            ) from error
+        self.starts += 1
+        nice = min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
+        with suppress(ProcessLookupError):  # where it has ended, the end of what it says tells
+            os.setpriority(os.PRIO_PROCESS, process.pid, nice)
+        return process, connection
 
 
 def _rows(connection: Connection) -> tuple[list[Row], _Clock]:

@@ -30,7 +30,7 @@ class Stream(NamedTuple):
 class Day:
     """The answers of a day (UTC, ISO 8601), what is usual, and whether they are.
 
-    ``unreadable`` images are in none of the figures.
+    ``unreadable`` images are in none of the figures but their own share.
     """
 
     day: str
@@ -79,7 +79,7 @@ def drift_of(
         newest: so many days of the log, at least 1.
 
     Raises:
-        DataError: no log, one that was changed, or one without an answer; no answer on the days
+        DataError: no log, one that was changed, or one without an image; no answer on the days
             of reference; or a damaged bundle.
     """
     found, usual = _Counts(), _Counts()
@@ -88,19 +88,19 @@ def drift_of(
         found.add((day, *stream), line)
         if reference is not None and reference[0] <= day <= reference[1]:
             usual.add(("", *stream), line)
-    if not found.tallies:
+    if not found.keys:
         raise _nothing(log, "no answer in it", "serve some images first")
     if reference is not None and not usual.tallies:
         text = f"no answer from {reference[0]} to {reference[1]}"
         raise _nothing(log, text, "name other days with --reference")
-    totals = {Stream(*key[1:]): tally.totals() for key, tally in usual.tallies.items()}
+    totals = {Stream(*key[1:]): usual.totals(key) for key in usual.keys}
     notes: tuple[str, ...] = ()
     if reference is None:
-        totals, notes = _of_bundles({key[3] for key in found.tallies}, models, weights, found)
-    shown = sorted({key[0] for key in found.tallies})[-newest:]
+        totals, notes = _of_bundles({key[3] for key in found.keys}, models, weights, found)
+    shown = sorted({key[0] for key in found.keys})[-newest:]
     days = [
-        _day(key, found, totals.get(Stream(*key[1:])))
-        for key in sorted(found.tallies)
+        _day(key, found, totals.get(Stream(*key[1:])), usual.unreadable["", *key[1:]])
+        for key in sorted(found.keys)
         if key[0] in shown
     ]
     return Drift(tuple(days), notes)
@@ -144,6 +144,14 @@ class _Counts:
         self.tallies: dict[tuple[str, str, str, str], Tally] = {}
         self.unreadable: Counter[tuple[str, str, str, str]] = Counter()
 
+    @property
+    def keys(self) -> set[tuple[str, str, str, str]]:
+        """Return where there was any image, read or not."""
+        return self.tallies.keys() | self.unreadable.keys()
+
+    def totals(self, key: tuple[str, str, str, str]) -> Totals:
+        return self.tallies.get(key, Tally()).totals()
+
     def add(self, key: tuple[str, str, str, str], line: Mapping[str, Any]) -> None:
         if line.get("error"):
             self.unreadable[key] += 1
@@ -159,15 +167,17 @@ def _stream(line: Mapping[str, Any]) -> Stream:
     return Stream(str(tool), str(line.get("step") or ""), str(line["model_digest"]))
 
 
-def _day(key: tuple[str, str, str, str], found: _Counts, usual: Totals | None) -> Day:
-    totals = found.tallies[key].totals()
+def _day(
+    key: tuple[str, str, str, str], found: _Counts, usual: Totals | None, usually_unreadable: int
+) -> Day:
+    totals, unreadable = found.totals(key), found.unreadable[key]
     return Day(
         day=key[0],
         stream=Stream(*key[1:]),
         totals=totals,
-        unreadable=found.unreadable[key],
+        unreadable=unreadable,
         usual=usual,
-        verdict=judge(totals, usual),
+        verdict=judge(totals, usual, not_read=unreadable, usually_not_read=usually_unreadable),
     )
 
 
@@ -189,7 +199,7 @@ def _of_bundles(
         notes.append(
             f"the bundle {digest[:12]} {why}; name days to compare with, --reference FIRST..LAST"
         )
-    streams = {Stream(*key[1:]) for key in found.tallies}
+    streams = {Stream(*key[1:]) for key in found.keys}
     return {s: usual[s.model] for s in streams if s.model in usual}, tuple(notes)
 
 

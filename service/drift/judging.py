@@ -7,8 +7,8 @@ day in 370), and what matters. A reference of few images widens the limits too.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from scipy.special import chdtri
@@ -19,11 +19,14 @@ __all__ = [
     "CLASS_MIX",
     "FEWEST",
     "FIGURES",
+    "NOT_READ",
+    "RATES",
     "Check",
     "Verdict",
     "judge",
     "mean_check",
     "mix_check",
+    "not_read_check",
     "psi",
     "rate_check",
 ]
@@ -32,8 +35,11 @@ FEWEST = 50
 """Images below which nothing is said of a day, nor compared with."""
 CLASS_MIX = "class mix"
 RATES = ("review", "unknown")
-FIGURES = (CLASS_MIX, *RATES, *VALUES)
+NOT_READ = "not read"
+FIGURES = (CLASS_MIX, *RATES, NOT_READ, *VALUES)
 MUCH_PSI = 0.2
+MUCH_NOT_READ = 0.5
+"""Share of images that cannot be read above which it is an alarm, whatever is usual."""
 MUCH_SHIFT = 0.5
 """Standard deviations by which a mean may move."""
 SIGMAS = 3.0
@@ -73,30 +79,48 @@ class Verdict:
         return tuple(check.name for check in self.checks if check.alarm)
 
 
-def judge(found: Totals, usual: Totals | None) -> Verdict:
+def judge(
+    found: Totals,
+    usual: Totals | None,
+    *,
+    not_read: int | None = None,
+    usually_not_read: int = 0,
+) -> Verdict:
     """Return whether answers are as usual.
 
     Args:
         found: the answers of a day.
         usual: those to compare with; None where nobody knows.
+        not_read: images of the day that could not be read, besides; None where nobody counted.
+        usually_not_read: the same of those to compare with.
 
     Returns:
-        ``too few`` where either has fewer than 50 images.
+        ``too few`` where either has fewer than 50 answers. Images that could not be read can be an
+        alarm without answers, and without those to compare with.
     """
-    if usual is None:
-        return Verdict("no reference")
-    if min(found.images, usual.images) < FEWEST:
-        return Verdict("too few")
-    checks = [mix_check(found.classes, usual.classes)]
+    unread = None
+    if not_read is not None:
+        unread = not_read_check(found.images, not_read, usual, usually_not_read)
+    checks = [] if unread is None else [unread]
+    state: State
+    if usual is not None and min(found.images, usual.images) >= FEWEST:
+        checks += _checks(found, usual)
+        state = "steady"
+    else:
+        checks = [check for check in checks if check.alarm]
+        state = "no reference" if usual is None else "too few"
+    return Verdict("alarm" if any(check.alarm for check in checks) else state, tuple(checks))
+
+
+def _checks(found: Totals, usual: Totals) -> Iterator[Check]:
+    yield mix_check(found.classes, usual.classes)
     for name in RATES:
         parts = found.decisions.get(name, 0), usual.decisions.get(name, 0)
-        checks.append(rate_check(name, parts[0], found.images, parts[1], usual.images))
+        yield rate_check(name, parts[0], found.images, parts[1], usual.images)
     for name in VALUES:
         moments = found.values.get(name), usual.values.get(name)
         if moments[0] is not None and moments[1] is not None and moments[1].count >= FEWEST:
-            checks.append(mean_check(name, moments[0], moments[1]))
-    state: State = "alarm" if any(check.alarm for check in checks) else "steady"
-    return Verdict(state, tuple(checks))
+            yield mean_check(name, moments[0], moments[1])
 
 
 def psi(found: Mapping[str, int], usual: Mapping[str, int]) -> float:
@@ -148,6 +172,25 @@ def rate_check(name: str, part: int, images: int, usual_part: int, usual_images:
     half = SIGMAS * sigma + 0.5 / images
     low, high = max(0.0, centre - half), min(1.0, centre + half)
     return Check(name=name, value=part / images, usual=centre, low=low, high=high)
+
+
+def not_read_check(
+    answered: int, not_read: int, usual: Totals | None, usually_not_read: int
+) -> Check | None:
+    """Return the share of images that could not be read, None of fewer than 50 images.
+
+    It is never too low. The limit is half of them, or less: that of a p-chart, where there are 50
+    images to compare with.
+    """
+    images = answered + not_read
+    usual_images = usually_not_read + (0 if usual is None else usual.images)
+    if images < FEWEST:
+        return None
+    if usual_images < FEWEST:
+        share = not_read / images
+        return Check(name=NOT_READ, value=share, usual=0.0, low=0.0, high=MUCH_NOT_READ)
+    check = rate_check(NOT_READ, not_read, images, usually_not_read, usual_images)
+    return replace(check, low=0.0, high=min(check.high, MUCH_NOT_READ))
 
 
 def mean_check(name: str, found: Moments, usual: Moments) -> Check:

@@ -13,9 +13,17 @@ from rich.table import Table
 from wafer.datasets.files import write_bytes, write_text
 from wafer.evaluation.pages import data_url, render_page
 from wafer.service.drift.days import Day, Drift
-from wafer.service.drift.judging import CLASS_MIX, FIGURES
+from wafer.service.drift.judging import CLASS_MIX, FIGURES, NOT_READ, RATES
 
-__all__ = ["CSV_FILE", "REPORT_FILE", "WIDE", "drift_dict", "drift_table", "write_drift"]
+__all__ = [
+    "CSV_FILE",
+    "REPORT_FILE",
+    "WIDE",
+    "drift_dict",
+    "drift_table",
+    "report_folder",
+    "write_drift",
+]
 
 CSV_FILE = "drift.csv"
 REPORT_FILE = "report.html"
@@ -23,7 +31,7 @@ TEMPLATE = "report.html.j2"
 DIGITS = 12
 """Of a bundle's digest, as in its label."""
 NOTHING = "-"
-WIDE = 130
+WIDE = 142
 """Columns of a terminal that shows everything."""
 
 
@@ -51,6 +59,12 @@ def drift_table(drift: Drift, *, wide: bool = True) -> Table:
 def drift_dict(drift: Drift) -> dict[str, Any]:
     """Return the days as JSON has them."""
     return {"days": [_values(day) for day in drift.days], "notes": list(drift.notes)}
+
+
+def report_folder(log: Path) -> Path:
+    """Return where the report goes when nobody says: beside the log, or the output it is in."""
+    here = log.resolve() if log.name in ("", "..") else log
+    return here.parent / f"{here.stem}-drift"
 
 
 def write_drift(drift: Drift, folder: Path, *, title: str) -> Path:
@@ -113,7 +127,9 @@ def _number(day: Day, name: str) -> float | None:
         return next((check.value for check in day.verdict.checks if check.name == name), None)
     if name in day.totals.values:
         return day.totals.values[name].mean
-    if name in ("review", "unknown"):
+    if name == NOT_READ:
+        return day.unreadable / (day.totals.images + day.unreadable)
+    if name in RATES and day.totals.images:
         return day.totals.decisions.get(name, 0) / day.totals.images
     return None
 
@@ -123,7 +139,7 @@ def _cell(day: Day, name: str) -> str:
     if value is None:
         return NOTHING
     star = "*" if name in day.verdict.alarms else ""
-    return f"{value:.1%}{star}" if name in ("review", "unknown") else f"{value:.3g}{star}"
+    return f"{value:.1%}{star}" if name in (*RATES, NOT_READ) else f"{value:.3g}{star}"
 
 
 def _verdict(day: Day) -> str:

@@ -33,6 +33,14 @@ class Answering:
         for process in self._processes:
             self._idle.put(process)
 
+    def start(self) -> None:
+        """Open the model in one process, which the first images then find open.
+
+        Raises:
+            WeightsError: it cannot be opened.
+        """
+        self._ask([])
+
     def answers(self, items: Sequence[ImageInput]) -> list[Answered]:
         """Return the answers for some images, in their order.
 

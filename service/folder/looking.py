@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -21,11 +22,15 @@ DONE = ".done"
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file to look at: where it is, its path below the folder as text, and how it was."""
+    """A file to look at: where it is, its path below the folder as text, and how it was.
+
+    ``nowhere`` says that it is a link that leads nowhere, and that ``seen`` is of the link.
+    """
 
     item: ImageInput
     path: str
     seen: Seen
+    nowhere: bool = False
 
 
 class Looking:
@@ -59,13 +64,13 @@ class Looking:
         before, self._changing = self._changing, {}
         for item in self._items():
             path = os.fsencode(item.name).decode("utf-8", "backslashreplace")
-            seen = _seen(item.path)
+            seen, nowhere = _seen(item.path)
             if seen is None or known.get(path) == seen:
                 continue
             was, since = before.get(path, (seen, self._now()))
             since = since if was == seen else self._now()
             if self._now() - since >= self._settle or _is_marked(item.path):
-                yield Found(item, path, seen)
+                yield Found(item, path, seen, nowhere)
             else:
                 self._changing[path] = seen, since
 
@@ -74,13 +79,14 @@ class Looking:
             yield from list_inputs([self._folder], recursive=True)
 
 
-def _seen(path: Path) -> Seen | None:
-    """Return how a file is, None where it has gone; a link that leads nowhere is looked at too."""
-    for look in (path.stat, path.lstat):
-        with suppress(OSError):
-            status = look()
-            return Seen(status.st_size, status.st_mtime_ns)
-    return None
+def _seen(path: Path) -> tuple[Seen | None, bool]:
+    """Return how a file is, and whether it is a link that leads nowhere; None where it has gone."""
+    with suppress(OSError):
+        return Seen.of(path.stat()), False
+    with suppress(OSError):
+        status = path.lstat()
+        return Seen.of(status), stat.S_ISLNK(status.st_mode)
+    return None, False
 
 
 def _is_marked(path: Path) -> bool:

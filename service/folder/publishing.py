@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import stat
 from pathlib import Path, PurePosixPath
 
+from wafer.datasets.errors import ImageError
 from wafer.datasets.files import atomic_file, write_bytes, write_text
 from wafer.inference.output import csv_header
-from wafer.service.folder.state import State, Stored
+from wafer.inference.pipeline import read_bytes
+from wafer.service.folder.state import Seen, State, Stored
 
 __all__ = ["DEAD_LETTERS", "TABLE", "Output"]
 
@@ -17,6 +21,8 @@ TABLE = "predictions.csv"
 DEAD_LETTERS = "dead-letter"
 DIGITS = 12
 MOST = 220
+LEFTOVER = re.compile(r"\..+\.tmp-[0-9a-f]{12}", re.DOTALL)
+"""The names that `atomic_file` gives, and no others."""
 
 
 class Output:
@@ -48,8 +54,9 @@ class Output:
 
     def remove_leftovers(self) -> None:
         """Remove the temporary files of a process that was killed."""
-        for leftover in self._folder.rglob(".*.tmp-*"):
-            leftover.unlink()
+        for found in self._folder.rglob(".*.tmp-*"):
+            if LEFTOVER.fullmatch(found.name) and stat.S_ISREG(found.lstat().st_mode):
+                found.unlink()
 
     def _write_answer(self, stored: Stored) -> None:
         content = json.loads(stored.answer)
@@ -70,11 +77,13 @@ class Output:
 
     def _content(self, stored: Stored) -> bytes | None:
         """Return what was looked at; None where it is another by now, or cannot be read."""
+        path = self._source / stored.path
         try:
-            content = (self._source / stored.path).read_bytes()
-        except OSError:
+            content = read_bytes(path)
+            unread = Seen.of(path.lstat()).key(stored.path)
+        except (ImageError, OSError):
             return None
-        return content if hashlib.sha256(content).hexdigest() == stored.key else None
+        return content if stored.key in (hashlib.sha256(content).hexdigest(), unread) else None
 
 
 def _fitting(name: str, key: str) -> str:

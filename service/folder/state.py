@@ -6,7 +6,9 @@ that brought it; everything else in the output is made from here, and can be mad
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -47,6 +49,15 @@ class Seen:
 
     size: int
     changed: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Seen:
+        """Return how a file of this status is."""
+        return cls(status.st_size, status.st_mtime_ns)
+
+    def key(self, path: str) -> str:
+        """Return what stands for the content of a file that nobody could read: it, as it is now."""
+        return hashlib.sha256(f"{path}:{self.size}:{self.changed}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import logging
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from wafer.datasets.errors import DataError, Fault, WaferError
+from wafer.datasets.errors import DataError, Fault, WaferError, WeightsError
 from wafer.datasets.workspace import Workspace
 from wafer.inference.engines.choosing import AUTO
 from wafer.inference.output import csv_row
@@ -25,12 +25,13 @@ from wafer.inference.sources import ImageInput
 from wafer.inference.workers import core_count
 from wafer.service.answers import answer_of, appearance_in
 from wafer.service.audit import AUDIT, AuditLog
-from wafer.service.folder.answering import Answering
+from wafer.service.folder.following import Following
 from wafer.service.folder.looking import Found, Looking
 from wafer.service.folder.publishing import Output
 from wafer.service.folder.state import Answer, State, open_state
+from wafer.service.folder.unread import Unread
 from wafer.service.logs import log_as_json
-from wafer.service.models import Served, bundle_to_serve, first_bundle, passed
+from wafer.service.models import bundle_to_serve, first_bundle, passed
 from wafer.service.process import Answered
 
 __all__ = ["STATE", "Ask", "Done", "Watcher", "levels_given", "watch_folder"]
@@ -46,6 +47,8 @@ Ask = Callable[[Sequence[ImageInput]], tuple[list[Answered], str]]
 
 LEAST_PAUSE, MOST_PAUSE = 0.05, 1.0
 """Seconds between two looks at the folder."""
+UNREADABLE = "cannot be read"
+"""Begins what `wafer.inference.pipeline.read_bytes` says of errors of the operating system."""
 ORIGIN = ("tool", "step")
 """Levels of folders that say where images come from, as drift has it."""
 PAUSE = 5.0
@@ -57,12 +60,13 @@ class Done:
     """What is in the output, of this run and earlier ones.
 
     ``broken`` are contents in the dead-letter folder, ``copies`` files of a content that had an
-    answer.
+    answer. ``unread`` says of files that could not be read, and are in none of it, why.
     """
 
     answered: int
     broken: int
     copies: int
+    unread: dict[str, str]
 
 
 def watch_folder(
@@ -95,13 +99,15 @@ def watch_folder(
         WaferError: no such folder, an output in it or of another process, or a damaged state; with
             ``once`` also a full disk.
         DataError: the audit log was changed, cut off, or does not belong to the state.
-        WeightsError: no bundle, or no engine that gives its golden answers.
+        WeightsError: no bundle, or no engine that gives its golden answers; with ``once`` also a
+            model that cannot be opened, or gives no usable numbers.
     """
-    target = folder.with_name(f"{folder.absolute().name}-results") if output is None else output
+    target = _beside(folder) if output is None else output
     _check(folder, target)
     first = first_bundle(workspace, weights=weights)
     choose = partial(bundle_to_serve, workspace, weights=weights, instead=first)
-    served = passed(choose(), engine=engine)
+    check = partial(passed, engine=engine)
+    served = check(choose())
     target.mkdir(parents=True, exist_ok=True)
     with (
         _alone(target),
@@ -112,60 +118,28 @@ def watch_folder(
         log_as_json()
         watcher = Watcher(folder, target, state, audit=audit, settle=settle, levels=levels)
         watcher.begin()
-        with closing(_Model(served, choose, engine)) as model:
-            while not ended.is_set():
-                try:
-                    more = watcher.round(model.ask, ended)
-                except (OSError, sqlite3.Error) as error:
-                    if once:
-                        raise
-                    log.error("cannot go on now", extra={"fields": {"error": str(error)}})
-                    ended.wait(PAUSE)
-                    continue
-                if once and not more and not watcher.waits:
-                    break
-                if not more:
-                    ended.wait(min(MOST_PAUSE, max(LEAST_PAUSE, settle / 2)))
+        with closing(Following(served, choose=choose, check=check)) as model:
+            pause = min(MOST_PAUSE, max(LEAST_PAUSE, settle / 2))
+            _work(watcher, model.ask, ended, once=once, pause=pause)
         answered, broken, copies = state.counts()
-    return Done(answered=answered, broken=broken, copies=copies)
+    return Done(answered=answered, broken=broken, copies=copies, unread=watcher.unread)
 
 
-class _Model:
-    """The bundle at work, which a promoted one replaces between two rounds."""
-
-    def __init__(self, served: Served, choose: Callable[[], Path], engine: str) -> None:
-        self._choose = choose
-        self._engine = engine
-        self._looked_at = served.bundle.folder
-        self._complaint = ""
-        self.answering = Answering(served, processes=core_count())
-
-    def ask(self, items: Sequence[ImageInput]) -> tuple[list[Answered], str]:
-        """Return the answers for some images, and the digest of the bundle that gave them."""
-        self._follow()
-        return self.answering.answers(items), self.answering.served.bundle.digest
-
-    def _follow(self) -> None:
-        """Take the bundle that is promoted now, if it gives its golden answers."""
+def _work(watcher: Watcher, ask: Ask, ended: threading.Event, *, once: bool, pause: float) -> None:
+    """Look again and again, until told to end or, with ``once``, until all is answered."""
+    while not ended.is_set():
         try:
-            folder = self._choose()
-            if folder == self._looked_at:
-                return
-            self._looked_at = folder
-            if folder != self.answering.served.bundle.folder:
-                served = passed(folder, engine=self._engine)
-                self.answering.close()
-                self.answering = Answering(served, processes=core_count())
-                log.info("model at work", extra={"fields": {"model": served.bundle.label}})
-        except (WaferError, OSError) as error:
-            if str(error) != self._complaint:
-                self._complaint = str(error)
-                fields = {"bundle": self._looked_at.name, "error": self._complaint}
-                log.error("promoted bundle not used", extra={"fields": fields})
-
-    def close(self) -> None:
-        """End its processes."""
-        self.answering.close()
+            more = watcher.round(ask, ended)
+        except (OSError, sqlite3.Error, WeightsError) as error:
+            if once:
+                raise
+            log.error("cannot go on now", extra={"fields": {"error": str(error)}})
+            ended.wait(PAUSE)
+            continue
+        if once and not more and not watcher.waits:
+            break
+        if not more:
+            ended.wait(pause)
 
 
 class Watcher:
@@ -178,6 +152,7 @@ class Watcher:
         audit: gets a line for each content, before anything is published.
         settle: seconds without a change after which a file is complete.
         levels: what the folders are, from the outermost.
+        now: the clock by which files that could not be read are tried again.
     """
 
     def __init__(
@@ -189,6 +164,7 @@ class Watcher:
         audit: AuditLog,
         settle: float,
         levels: Sequence[str] = (),
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._looking = Looking(folder, settle=settle)
         self._output = Output(target, source=folder)
@@ -197,11 +173,17 @@ class Watcher:
         self._audit = audit
         self._levels = levels
         self._known = state.files()
+        self._unread = Unread(folder, now=now)
 
     @property
     def waits(self) -> bool:
         """Return whether there are files that are not complete yet."""
         return self._looking.changing > 0
+
+    @property
+    def unread(self) -> dict[str, str]:
+        """Return why files could not be read for now, by their path below the folder."""
+        return self._unread.reasons
 
     def begin(self) -> None:
         """Bring into the output what a process that was killed had only written down.
@@ -217,7 +199,7 @@ class Watcher:
         self._publish()
 
     def round(self, ask: Ask, ended: threading.Event) -> bool:
-        """Answer what is complete now; return whether there was anything.
+        """Answer what is complete now; return whether anything came out.
 
         Args:
             ask: answers some images.
@@ -225,18 +207,33 @@ class Watcher:
         """
         if not self._folder.is_dir():
             raise NotADirectoryError(f"{self._folder} is not there")
-        size = AT_ONCE * core_count()
-        found, some = self._looking.complete(self._known), False
+        self._publish()  # what a full disk kept back
+        self._unread.forget_gone()
+        complete = self._looking.complete(self._known)
+        found = (each for each in complete if self._unread.is_due(each.path))
+        size, some = AT_ONCE * core_count(), False
         while not ended.is_set() and (part := list(islice(found, size))):
             answered, digest = ask([each.item for each in part])
-            self._state.add(
-                _answer(each, answer, digest, self._levels)
-                for each, answer in zip(part, answered, strict=True)
-            )
-            self._known |= {each.path: each.seen for each in part}
-            self._publish()
-            some = True
+            pairs = list(zip(part, answered, strict=True))
+            some |= self._keep([pair for pair in pairs if not _may_pass(*pair)], digest)
+            self._put_off([pair for pair in pairs if _may_pass(*pair)])
         return some
+
+    def _keep(self, pairs: Sequence[tuple[Found, Answered]], digest: str) -> bool:
+        """Write down and publish what came out; return whether there was anything."""
+        self._state.add(_answer(found, answered, digest, self._levels) for found, answered in pairs)
+        for found, _ in pairs:
+            self._known[found.path] = found.seen
+            self._unread.remove(found.path)
+        self._publish()
+        return bool(pairs)
+
+    def _put_off(self, pairs: Sequence[tuple[Found, Answered]]) -> None:
+        """Let files that could not be read wait for another try, without those that are gone."""
+        left = [(f.path, a.row.error) for f, a in pairs if self._unread.add(f.path, a.row.error)]
+        if left:
+            fields = {"files": len(left), "first": left[0][0], "error": left[0][1]}
+            log.warning("cannot be read now", extra={"fields": fields})
 
     def _publish(self) -> None:
         """Bring what is written down into the audit log, then into the output.
@@ -269,6 +266,15 @@ def levels_given(text: str) -> tuple[str, ...]:
     return levels
 
 
+def _may_pass(found: Found, answered: Answered) -> bool:
+    """Return whether a file could not be read for a reason that another try may not find.
+
+    A link that leads nowhere needs none: where it leads somewhere it is another file to look at.
+    """
+    row = answered.row
+    return row.error.startswith(UNREADABLE) and not row.sha256 and not found.nowhere
+
+
 def _answer(found: Found, answered: Answered, digest: str, levels: Sequence[str]) -> Answer:
     row = answered.row
     folders = PurePosixPath(found.path).parent
@@ -277,18 +283,21 @@ def _answer(found: Found, answered: Answered, digest: str, levels: Sequence[str]
     origin = {level: named[level] for level in ORIGIN if level in named}
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
     said = {**answer_of(row, digest=digest), **appearance_in(row)}
-    # What could not be read has no digest: then it is this file, as it is now, that is known.
-    instead = f"{found.path}:{found.seen.size}:{found.seen.changed}"
-    key = row.sha256 or hashlib.sha256(instead.encode()).hexdigest()
     return Answer(
         path=found.path,
         lot=folders.as_posix(),
         seen=found.seen,
-        key=key,
+        key=row.sha256 or found.seen.key(found.path),
         line=csv_row(row).decode(),
         answer=json.dumps({**said, **origin, "time": time}, ensure_ascii=False),
         error=row.error,
     )
+
+
+def _beside(folder: Path) -> Path:
+    """Return where results go when nobody says; ``.`` and ``..`` have no name to begin with."""
+    here = folder.resolve() if folder.name in ("", "..") else folder
+    return here.parent / f"{here.name}-results"
 
 
 def _check(folder: Path, target: Path) -> None:
@@ -296,6 +305,13 @@ def _check(folder: Path, target: Path) -> None:
         raise WaferError(f"{folder}: no such folder; name one in which images appear")
     if target.resolve().is_relative_to(folder.resolve()):
         raise WaferError(f"{target} lies in the watched folder; name another --output")
+    if (target / STATE).exists() or not target.is_dir():
+        return
+    if any(path.name != LOCK for path in target.iterdir()):
+        raise WaferError(
+            f"{target} is not empty, and has no {STATE} of an earlier `wafer watch`; name an empty "
+            "or new folder with --output"
+        )
 
 
 @contextmanager

@@ -52,7 +52,8 @@ class Fleet:
     @property
     def ready(self) -> bool:
         """Return whether some process can answer."""
-        return bool(self._lanes) and len(self._failing) < len(self._processes)
+        lanes = zip(self._lanes, self._processes, strict=False)  # there are no lanes before `start`
+        return any(not lane.done() and process not in self._failing for lane, process in lanes)
 
     @property
     def starts(self) -> int:
@@ -77,12 +78,14 @@ class Fleet:
             await self.stop()
             raise failed[0]
         self._lanes = [asyncio.create_task(self._work(process)) for process in self._processes]
+        for lane in self._lanes:
+            lane.add_done_callback(_tell)
 
     async def stop(self) -> None:
         """End the processes, each after what it has taken is answered."""
         self._ended = True
         self._waiting.wake()
-        await asyncio.gather(*self._lanes)
+        await asyncio.gather(*self._lanes, return_exceptions=True)  # of which `_tell` has told
         for process in self._processes:
             process.close()
         self._threads.shutdown()
@@ -108,12 +111,18 @@ class Fleet:
         self._failing.add(process)
         while not self._ended and process in self._failing:
             await asyncio.sleep(PAUSE)
-            with suppress(WaferError):
+            with suppress(WaferError, OSError):
                 await self._in_thread(partial(process.ask, ()))
                 self._failing.discard(process)
 
     async def _in_thread(self, asked: Callable[[], list[Answered]]) -> list[Answered]:
         return await asyncio.get_running_loop().run_in_executor(self._threads, asked)
+
+
+def _tell(lane: asyncio.Task[None]) -> None:
+    """Log the fault that has ended a lane, which nobody else would learn of before the end."""
+    if not lane.cancelled() and (fault := lane.exception()) is not None:
+        log.error("a process is asked no more", exc_info=fault)
 
 
 def _settle(job: Job, answer: Answer | WaferError) -> None:

@@ -34,6 +34,9 @@ PATIENCE = 10.0
 """Seconds in which a body has to arrive."""
 START = 8
 
+UNREADABLE = (ValueError, TypeError)
+"""What the email package raises for parameters with an odd encoding or an odd numbering."""
+
 NAME = "image"
 """What an image without a name is called."""
 
@@ -147,7 +150,10 @@ def _boundary(request: Request) -> bytes | None:
     kind["content-type"] = request.headers.get("content-type", "")
     if kind.get_content_maintype() != "multipart":
         return None
-    boundary = kind.get_boundary()
+    try:
+        boundary = kind.get_boundary()
+    except UNREADABLE:
+        boundary = None
     if kind.get_content_subtype() != "form-data" or not boundary or len(boundary) > 70:
         raise Refused(415, "form", "a form without a usable boundary")
     return boundary.encode("latin-1", "replace")
@@ -165,11 +171,18 @@ def _parts(body: bytes, boundary: bytes) -> Iterator[ImageInput]:
     for number, part in enumerate(parts[:-1], 1):
         head, blank, content = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
         text = head.decode("utf-8", "replace") if len(head) <= MAX_HEADERS else ""
-        about = HeaderParser().parsestr(text)
-        name = about.get_filename()
+        name = _filename(text)
         if not blank or name is None:
             raise Refused(400, "form", f"part {number} of the form is not a file")
         yield ImageInput(Path(NAME), _plain(name) or f"{NAME}-{number}", content=content)
+
+
+def _filename(head: str) -> str | None:
+    """Return the name of a file as the head of its part says it, None where that says none."""
+    try:
+        return HeaderParser().parsestr(head).get_filename()
+    except UNREADABLE:
+        return None
 
 
 def _plain(name: str) -> str:

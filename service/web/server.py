@@ -21,7 +21,7 @@ from wafer.datasets.workspace import Workspace
 from wafer.inference.engines.choosing import AUTO
 from wafer.inference.workers import core_count
 from wafer.service.audit import AuditLog, audit_file
-from wafer.service.keys import KeyRing, keys_file
+from wafer.service.keys import KeyRing, check_keys_file, keys_file
 from wafer.service.logs import log_as_json
 from wafer.service.models import Served, bundle_to_serve, first_bundle, passed
 from wafer.service.web.app import make_app
@@ -88,12 +88,14 @@ def plan_server(
         tls_key: its key, as PEM, without a password.
 
     Raises:
-        WaferError: no key for an address that others can reach, or files of TLS that do not
-            belong together.
+        WaferError: no key for an address that others can reach, a file of keys that is not there,
+            or files of TLS that do not belong together.
         DataError: damaged keys, or a bundle with missing or altered files.
         WeightsError: no bundle, or no engine that gives its golden answers.
     """
     path = keys_file(workspace, keys=keys)
+    if path is not None:
+        check_keys_file(path, named=keys is not None)
     ring = KeyRing(path)
     if not ring.wanted and not _is_loopback(host):
         where = "a file named with --keys" if path is None else str(path)

@@ -16,7 +16,8 @@ from wafer.detector.torch_backend import torch_backend
 from wafer.inference.all_boxes import CONFIDENCE, box_values
 from wafer.inference.registry import CURRENT
 from wafer.inference.sources import ImageInput
-from wafer.service.models import Served
+from wafer.service.again import Again
+from wafer.service.models import Served, promoted_at
 from wafer.service.web.fleet import Fleet
 from wafer.service.web.metrics import Metrics
 from wafer.service.web.refusals import Refused, busy
@@ -186,20 +187,25 @@ class Work:
         """Replace the bundle whenever another one is promoted, until cancelled.
 
         Images that wait are answered by the new one, those a process has by the old one. Where the
-        new one fails, the old one stays.
+        new one fails, the old one stays; the new one is tried again after a pause where its failure
+        may pass, and else with the next promotion.
         """
-        looked_at: Path | None = self.served.bundle.folder
+        seen: tuple[Path, int | None] | None = None
+        again = Again()
         while True:
             await asyncio.sleep(LOOK)
             try:
-                folder = await asyncio.to_thread(self._choose)
+                promoted = await asyncio.to_thread(self._promoted)
             except (WaferError, OSError) as error:
-                looked_at = None
+                seen = None
                 self._refuse(Refusal(CURRENT, str(error)))
                 continue
-            if folder != looked_at:
-                looked_at = folder
-                await self._change_to(folder)
+            if promoted != seen:
+                seen, again = promoted, Again()
+            if again.is_due:
+                again.later()
+                if await self._change_to(promoted[0]):
+                    again.give_up()
 
     async def stop(self) -> None:
         """Let no request in any more, and end the processes when those inside are answered."""
@@ -211,16 +217,31 @@ class Work:
         if self._boxes is not None:
             await self._boxes.stop()
 
-    async def _change_to(self, folder: Path) -> None:
+    def _promoted(self) -> tuple[Path, int | None]:
+        """Return the folder of the bundle that should be at work, and when that was last said."""
+        folder = self._choose()
+        return folder, promoted_at(folder)
+
+    async def _change_to(self, folder: Path) -> bool:
+        """Put a bundle to work; return False where it fails in a way that may pass."""
         if folder == self.served.bundle.folder:
             self._refuse(None)
-            return
+            return True
         try:
-            fleet = self._fleet_of(await asyncio.to_thread(self._check, folder))
-            await fleet.start()
+            served = await asyncio.to_thread(self._check, folder)
         except (WaferError, OSError) as error:
             self._refuse(Refusal(folder.name, str(error)))
-            return
+            return isinstance(error, WaferError)
+        fleet = self._fleet_of(served)
+        try:
+            await fleet.start()
+        except WaferError as error:  # its files were in order: memory is short, or a process killed
+            self._refuse(Refusal(folder.name, str(error)))
+            return False
+        await self._exchange(fleet)
+        return True
+
+    async def _exchange(self, fleet: Fleet) -> None:
         old, self._fleet = self._fleet, fleet
         self._refuse(None)
         self._show()

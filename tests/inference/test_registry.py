@@ -62,13 +62,18 @@ def test_a_rollback_goes_back_one_promotion_at_a_time(make: Make, tmp_path: Path
     assert promoted(models)[:4] == [a.name, b.name, c.name, b.name]
 
 
-def test_promoting_the_current_bundle_again_changes_nothing(make: Make, tmp_path: Path) -> None:
+def test_promoting_the_current_bundle_again_changes_but_the_time(
+    make: Make, tmp_path: Path
+) -> None:
+    """By it, a service that could not use the bundle looks once more."""
     models = tmp_path / "models"
     name = make().folder.name
     promote(models, name, check=fine)
     before = (models / CURRENT).read_bytes()
+    os.utime(models / CURRENT, (1, 1))
     promote(models, name, check=fine)
     assert (models / CURRENT).read_bytes() == before
+    assert (models / CURRENT).stat().st_mtime > 1
 
 
 def test_a_bundle_whose_goldens_fail_leaves_the_pointer_alone(make: Make, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import wafer.service.audit
 from wafer.datasets.errors import DataError, WaferError
 from wafer.service.audit import AuditLog, verify_audit
 
@@ -121,6 +122,26 @@ def test_what_a_kill_left_of_a_line_is_put_aside(path: Path) -> None:
     assert names == ["audit.jsonl.torn-1", "audit.jsonl.torn-2"]
     fill(path, 1)
     assert verify_audit(path).lines == 6
+
+
+def test_a_head_that_cannot_be_written_refuses_nothing_and_is_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wafer.service.audit, "HEAD_SECONDS", 0.0)
+    head = path.with_suffix(".head")
+    log = AuditLog(path)
+    head.unlink()
+    head.mkdir()
+    log.append([{"image": "a"}, {"image": "b"}])
+    (record,) = caplog.records
+    assert record.getMessage() == "head of the audit log cannot be written"
+    assert vars(record)["fields"]["file"] == str(head)
+    assert "Is a directory" in vars(record)["fields"]["error"]
+    head.rmdir()
+    log.append([{"image": "c"}])
+    assert json.loads(head.read_text())["count"] == 3
+    log.close()
+    assert verify_audit(path).lines == 3
 
 
 def test_two_cannot_write_one_log(path: Path) -> None:

@@ -26,6 +26,7 @@ from wafer.inference.tally import Moments, Tally, Totals
 from wafer.service.audit import AuditLog
 from wafer.service.drift.days import Drift, drift_of
 from wafer.service.drift.judging import judge, mean_check, mix_check, psi, rate_check
+from wafer.service.drift.report import report_folder
 from wafer.service.web.drifting import MOST, Drifting
 
 DIGEST = "d" * 64
@@ -93,6 +94,25 @@ def test_too_few_images_and_no_reference_are_no_alarm() -> None:
     assert judge(odd, None).state == "no reference"
     assert judge(totals(500), totals(200)).state == "steady"
     assert judge(totals(60, review=40, spots=0), totals(500)).alarms == ("class mix", "review")
+
+
+def test_the_share_that_cannot_be_read_has_a_limit_upwards() -> None:
+    nothing = totals(0)
+    # p = 0.5/501 = 0.000998; sigma = sqrt(0.000998 * 0.999002 * (1/100 + 1/500)) = 0.0034589
+    verdict = judge(totals(98), totals(500), not_read=2)
+    (check,) = [check for check in verdict.checks if check.name == "not read"]
+    assert (check.value, check.low) == (0.02, 0.0)
+    assert check.high == pytest.approx(0.000998 + 3 * 0.0034589 + 0.005, abs=5e-6)
+    assert verdict.alarms == ("not read",)
+    assert judge(totals(99), totals(500), not_read=1).state == "steady"
+    assert judge(totals(100), totals(250), not_read=0, usually_not_read=250).state == "steady"
+    for usual in (None, totals(10), totals(500)):
+        assert judge(nothing, usual, not_read=50).alarms == ("not read",)
+        assert judge(nothing, usual, not_read=49).checks == ()
+    assert judge(nothing, totals(60), not_read=100, usually_not_read=900).state == "alarm"
+    assert judge(totals(60), None, not_read=60) == judge(totals(60), None)
+    names = [check.name for check in judge(totals(98), totals(500)).checks]
+    assert "not read" not in names
 
 
 def test_a_tally_has_the_mean_and_deviation_of_all_values() -> None:
@@ -169,7 +189,15 @@ def test_a_day_that_moved_is_told_from_days_that_did_not(tmp_path: Path) -> None
     assert last.verdict.alarms == ("class mix", "review")
     assert (last.totals.images, last.unreadable) == (200, 1)
     checks = {check.name: check for check in last.verdict.checks}
-    assert set(checks) == {"class mix", "review", "unknown", "confidence", "brightness"}
+    assert set(checks) == {
+        "class mix",
+        "review",
+        "unknown",
+        "not read",
+        "confidence",
+        "brightness",
+    }
+    assert checks["not read"].value == 1 / 201
     shares = (180.5 / 201, 20.5 / 201, 0.5)
     by_hand = sum((a - shares[2]) * math.log(a / shares[2]) for a in shares[:2])
     assert checks["class mix"].value == pytest.approx(by_hand)
@@ -212,6 +240,56 @@ def test_the_command_prints_writes_and_tells_by_its_exit_code(
     (log.parent / "audit.head").unlink()
     broken = CliRunner().invoke(app, given)
     assert (broken.exit_code, "audit.head is missing" in broken.stderr) == (1, True)
+
+
+def unreadable(day: str, images: int, **more: Any) -> Iterator[Mapping[str, object]]:
+    for line in lines(day, images, **more):
+        yield {**line, "class": None, "decision": None, "confidence": None, "error": "damaged"}
+
+
+def test_a_tool_whose_images_all_cannot_be_read_is_an_alarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = write(
+        tmp_path / "results" / "audit.jsonl",
+        lines("2026-03-01", 100, tool="sem-1"),
+        lines("2026-03-01", 100, tool="sem-2"),
+        lines("2026-03-02", 100, tool="sem-1"),
+        unreadable("2026-03-02", 100, tool="sem-2"),
+        unreadable("2026-03-02", 20, tool="sem-3"),
+    )
+    for reference in (None, ("2026-03-01", "2026-03-01")):
+        found = drift_of(log, models=None, reference=reference)
+        assert [d.day for d in found.days if d.stream.tool == "sem-2"] == [
+            "2026-03-01",
+            "2026-03-02",
+        ]
+        day = found.days[-2]
+        assert (day.totals.images, day.unreadable, day.stream.tool) == (0, 100, "sem-2")
+        assert day.verdict.alarms == ("not read",)
+        assert found.moved
+    monkeypatch.chdir(log.parent)
+    done = CliRunner().invoke(app, ["drift", ".", "--reference", "2026-03-01..2026-03-01"])
+    assert done.exit_code == 1, done.output
+    with (tmp_path / "results-drift" / "drift.csv").open() as handle:
+        *_, sem_2, sem_3 = csv.DictReader(handle)
+    assert (sem_2["images"], sem_2["unreadable"], sem_2["not_read"]) == ("0", "100", "1")
+    assert (sem_2["verdict"], sem_2["alarms"], sem_2["review"]) == ("alarm", "not_read", "")
+    assert (sem_3["unreadable"], sem_3["verdict"]) == ("20", "no reference")
+    assert "alarm: not read" in (tmp_path / "results-drift" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [(".", "fab/out-drift"), ("..", "fab-drift"), ("audit.jsonl", "fab/out/audit-drift")],
+)
+def test_the_report_is_beside_the_log_whatever_that_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, expected: str
+) -> None:
+    here = tmp_path / "fab" / "out"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    assert report_folder(Path(log)).resolve() == tmp_path / expected
 
 
 def test_the_output_of_watch_is_read_too(tmp_path: Path) -> None:

@@ -355,7 +355,7 @@ def test_without_any_network_it_answers_all_the_same(fab: Any, shot: Shot, tmp_p
     (tmp_path / "a.png").write_bytes(shot(220))
     program = [sys.executable, "-P", "-c", NAMESPACE, str(tmp_path / "a.png")]
     wafer = [str(Path(sys.executable).with_name("wafer")), "serve", "--port", "0"]
-    options = ["--weights", str(fab.first.folder), "--keys", str(tmp_path / "k")]
+    options = ["--weights", str(fab.first.folder)]
     done = subprocess.run(
         ["unshare", "-rn", *program, *wafer, *options, "--deadline", "100"],
         capture_output=True,
@@ -436,9 +436,14 @@ def test_it_does_not_start_with_what_cannot_work(
         done = CliRunner().invoke(app, given)
         return done.exit_code, done.stderr
 
-    shutil.copytree(fab.root, "new", ignore=shutil.ignore_patterns("models", "audit*", "keys*"))
+    shutil.copytree(fab.root, "new", ignore=shutil.ignore_patterns("models", "audit*", "*keys*"))
     code, text = said("--workspace", "new")
     assert (code, "no bundle is promoted here; run" in text) == (1, True)
+    Path("new", f".{KEYS}.lock").touch()
+    code, text = said("--workspace", "new")
+    assert (code, "keys.json is gone, which once was made; bring back" in text) == (1, True)
+    code, text = said("--port", "70000")
+    assert (code, "0<=x<=65535" in text) == (2, True)
     code, text = said("--weights", str(fab.workspace.models / "none"))
     assert (code, "no bundle; make one of a model" in text) == (1, True)
     code, text = said("--weights", str(fab.wrong.folder))
@@ -446,6 +451,8 @@ def test_it_does_not_start_with_what_cannot_work(
     given = ["--weights", str(fab.first.folder), "--host", "0.0.0.0"]
     code, text = said(*given)
     assert (code, "can be reached by others, and there is no key in" in text) == (1, True)
+    code, text = said(*given[:2], "--keys", str(tmp_path / "none.json"))
+    assert (code, "none.json: no such file; `wafer serve keys add NAME" in text) == (1, True)
     (tmp_path / "damaged.json").write_text("{}")
     code, text = said(*given, "--keys", str(tmp_path / "damaged.json"))
     assert (code, "damaged.json" in text) == (1, True)
@@ -467,6 +474,7 @@ def test_over_tls_only_who_speaks_it_is_answered(
         plan(fab, tls_cert=cert)
     with pytest.raises(WaferError, match=r"cert\.pem and .*cert\.pem cannot be used"):
         plan(fab, tls_cert=cert, tls_key=cert)
+    add_key(tmp_path / "k", "mes")
     server = servers("--tls-cert", str(cert), "--tls-key", str(key), "--keys", str(tmp_path / "k"))
     context = ssl.create_default_context(cafile=str(cert))
     connection = http.client.HTTPSConnection("localhost", server.port, context=context, timeout=60)

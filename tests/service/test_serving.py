@@ -169,6 +169,11 @@ def test_what_is_no_sound_image_is_refused(
     assert server.ask("/readyz").status == 200
 
 
+def named(parameters: bytes) -> bytes:
+    """Return a form of one file with such a name."""
+    return b"--B\r\nContent-Disposition: form-data; " + parameters + b"\r\n\r\nx\r\n--B--"
+
+
 @pytest.mark.parametrize(
     ("kind", "body", "code"),
     [
@@ -183,6 +188,11 @@ def test_what_is_no_sound_image_is_refused(
             "form",
         ),
         ("multipart/form-data; boundary=B", b"--B\r\n" * (MAX_IMAGES + 3), "too_many_images"),
+        ("multipart/form-data; boundary*=idna''B", b"--B--", "form"),
+        ("multipart/form-data; boundary*=a; boundary*0*=B", b"--B--", "form"),
+        ("multipart/form-data; boundary=B", named(b"filename*=undefined''a.png"), "form"),
+        ("multipart/form-data; boundary=B", named(b"filename*=a\0b''a.png"), "form"),
+        ("multipart/form-data; boundary=B", named(b"filename*=a; filename*0*=b"), "form"),
     ],
 )
 def test_a_form_that_is_none_is_refused(server: Any, kind: str, body: bytes, code: str) -> None:

@@ -11,24 +11,31 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from wafer.datasets.errors import DataError, WaferError
+from wafer.cli import app
+from wafer.datasets.errors import DataError, WaferError, WeightsError
 from wafer.datasets.records import Box
 from wafer.detector.classification import classify_images
 from wafer.evaluation.records import Prediction
 from wafer.inference import pipeline
+from wafer.inference.bundle import open_bundle
+from wafer.inference.engines.onnx_runtime import ONNX_RUNTIME
 from wafer.inference.records import Row
 from wafer.inference.sources import ImageInput
 from wafer.service.audit import AUDIT, AuditLog, read_audit, verify_audit
 from wafer.service.folder import publishing, state, watching
+from wafer.service.folder.answering import Answering
+from wafer.service.folder.following import Following
 from wafer.service.folder.looking import Looking
 from wafer.service.folder.state import Seen, open_state
 from wafer.service.folder.watching import Watcher, levels_given
+from wafer.service.models import Served, bundle_to_serve
 from wafer.service.process import Answered
 
 Shot = Callable[..., bytes]
@@ -270,6 +277,135 @@ def test_levels_that_say_nothing_are_refused(text: str) -> None:
         levels_given(text)
 
 
+class Away:
+    """A share that goes away while images are read, and comes back as it was."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.away = folder, True
+
+    def answer(self, items: Sequence[ImageInput]) -> tuple[list[Answered], str]:
+        if not self.away:
+            return answer(items)
+        gone = self.folder.with_name("gone")
+        self.folder.rename(gone)
+        try:
+            answered = answer(items)
+        finally:
+            gone.rename(self.folder)
+        return answered
+
+
+@contextmanager
+def watcher(
+    folder: Path, target: Path, clock: list[float]
+) -> Iterator[tuple[Watcher, Callable[[], tuple[int, int, int]]]]:
+    """Yield what watches a folder by a clock, and what counts its answers."""
+    target.mkdir(exist_ok=True)
+    with (
+        open_state(target / "state.sqlite") as opened,
+        closing(AuditLog(target / AUDIT)) as audit,
+    ):
+        made = Watcher(folder, target, opened, audit=audit, settle=0, now=lambda: clock[0])
+        made.begin()
+        yield made, opened.counts
+
+
+def test_a_share_that_is_away_for_a_moment_costs_no_image(incoming: Path, tmp_path: Path) -> None:
+    share, target, clock, ended = Away(incoming), tmp_path / "results", [0.0], threading.Event()
+    with watcher(incoming, target, clock) as (made, counts):
+        assert not made.round(share.answer, ended)
+        assert counts() == (0, 0, 0)
+        assert len(made.unread) == 15
+        assert made.unread["top.png"] == "cannot be read (No such file or directory)"
+        clock[0] = 4.9
+        assert not made.round(answer, ended)
+        clock[0] = 5.0
+        assert not made.round(share.answer, ended)
+        share.away = False
+        clock[0] = 14.9  # the second pause is twice as long
+        assert not made.round(share.answer, ended)
+        clock[0] = 15.0
+        assert made.round(share.answer, ended)
+        assert counts() == (13, 1, 1)
+        assert made.unread == {}
+    assert verify_audit(target / AUDIT).lines == 14
+    work(incoming, tmp_path / "whole")
+    assert files(target) == files(tmp_path / "whole")
+
+
+def test_a_file_that_cannot_be_read_waits_and_one_that_is_gone_is_dropped(
+    tmp_path: Path, shot: Shot, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, clock, ended = tmp_path / "in", [0.0], threading.Event()
+    folder.mkdir()
+    for number in range(4):
+        (folder / f"{number}.png").write_bytes(shot(20 + number))
+
+    def ask(items: Sequence[ImageInput]) -> tuple[list[Answered], str]:
+        (folder / "2.png").unlink(missing_ok=True)
+        answered, digest = answer(items)
+        failed = Row(image="0.png", model="m", error="cannot be read (Input/output error)")
+        return [
+            Answered(row=failed) if item.name in {"0.png", "1.png"} and clock[0] == 0 else each
+            for item, each in zip(items, answered, strict=True)
+        ], digest
+
+    with watcher(folder, tmp_path / "results", clock) as (made, counts):
+        assert made.round(ask, ended)
+        assert counts() == (1, 0, 0)
+        reason = "cannot be read (Input/output error)"
+        assert made.unread == {"0.png": reason, "1.png": reason}
+        (logged,) = [r for r in caplog.records if r.getMessage() == "cannot be read now"]
+        assert logged.__dict__["fields"] == {"files": 2, "first": "0.png", "error": reason}
+        (folder / "1.png").unlink()
+        assert not made.round(ask, ended)
+        assert made.unread == {"0.png": reason}
+        clock[0] = 5.0
+        assert made.round(ask, ended)
+        assert (counts(), made.unread) == ((2, 0, 0), {})
+
+
+def test_an_image_that_ends_processes_is_kept_with_the_reason(tmp_path: Path, shot: Shot) -> None:
+    folder, target = tmp_path / "in", tmp_path / "results"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(shot(20))
+    reason = "ends the process that reads it (SIGKILL)"
+
+    def ask(items: Sequence[ImageInput]) -> tuple[list[Answered], str]:
+        return [Answered(row=Row(image=i.name, model="m", error=reason)) for i in items], DIGEST
+
+    assert work(folder, target, ask) == (0, 1, 0)
+    said, copy = sorted((target / "dead-letter").iterdir())
+    assert json.loads(said.read_text())["error"] == reason
+    assert copy.read_bytes() == shot(20)
+    assert work(folder, target) == (0, 1, 0)
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    folder, target = tmp_path / "in", tmp_path / "results"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe.png")
+    assert work(folder, target) == (0, 1, 0)
+    (said,) = (target / "dead-letter").iterdir()
+    assert json.loads(said.read_text())["error"] == "not a regular file"
+
+
+def test_only_temporary_files_of_its_own_are_removed(incoming: Path, tmp_path: Path) -> None:
+    target = tmp_path / "results"
+    work(incoming, target)
+    ours = target / "lot 1" / ".0.png.json.tmp-0123456789ab"
+    others = [target / name for name in (".x.tmp-1", ".x.tmp-0123456789AB", ".x.tmp-0123456789abc")]
+    for path in (ours, *others):
+        path.write_text("half")
+    link, folder = target / ".link.tmp-0123456789ab", target / ".folder.tmp-0123456789ab"
+    link.symlink_to(others[0])
+    folder.mkdir()
+    work(incoming, target)
+    assert not ours.exists()
+    assert all(path.read_text() == "half" for path in (*others, link))
+    assert folder.is_dir()
+
+
 def test_a_full_disk_stops_it_and_costs_nothing_more(incoming: Path, tmp_path: Path) -> None:
     work(incoming, tmp_path / "whole")
     target, stopped = tmp_path / "results", 0
@@ -289,6 +425,23 @@ def test_a_full_disk_stops_it_and_costs_nothing_more(incoming: Path, tmp_path: P
     assert stopped >= 3
     assert work(incoming, target) == (13, 1, 1)
     assert files(target) == files(tmp_path / "whole")
+
+
+def test_what_a_full_disk_kept_back_is_published_without_a_new_image(
+    incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    work(incoming, tmp_path / "whole")
+    target, ended = tmp_path / "results", threading.Event()
+    with watcher(incoming, target, [0.0]) as (made, counts):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+            patch.setattr(publishing, "write_text", full)
+            made.round(answer, ended)
+        assert counts() == (13, 1, 1)
+        assert not made.round(answer, ended)
+        assert files(target) == files(tmp_path / "whole")
 
 
 def test_a_file_is_complete_when_it_rests_or_is_marked(tmp_path: Path, shot: Shot) -> None:
@@ -454,11 +607,142 @@ def test_it_answers_what_appears_follows_the_promoted_bundle_and_ends_when_told(
     assert "promoted bundle not used" in [json.loads(line)["event"] for line in lines[:-1]]
 
 
+@pytest.mark.parametrize("named", [".", "..", "../in"])
+def test_a_folder_without_a_name_has_results_beside_it(
+    fab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", fab.environment["XDG_CACHE_HOME"])
+    here = tmp_path / "in" / "lot" if named == ".." else tmp_path / "in"
+    here.mkdir(parents=True)
+    (tmp_path / "in-results").mkdir()
+    (tmp_path / "in-results" / ".lock").touch()  # of a run that was killed while it began
+    monkeypatch.chdir(here)
+    done = watching.watch_folder(
+        Path(named),
+        workspace=fab.workspace,
+        weights=fab.first.folder,
+        once=True,
+        settle=0,
+        engine="onnxruntime",
+    )
+    assert done == watching.Done(answered=0, broken=0, copies=0, unread={})
+    assert (tmp_path / "in-results" / "state.sqlite").is_file()
+
+
+def test_once_says_which_file_cannot_be_read(
+    fab: Any, tmp_path: Path, shot: Shot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(self: Answering, items: Sequence[ImageInput]) -> list[Answered]:
+        return [
+            Answered(row=Row(image=i.name, model="m", error="cannot be read (Stale file handle)"))
+            for i in items
+        ]
+
+    monkeypatch.setenv("XDG_CACHE_HOME", fab.environment["XDG_CACHE_HOME"])
+    monkeypatch.setattr(Answering, "answers", asked)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(shot(20))
+    arguments = command(fab, tmp_path / "in", tmp_path / "out", "--once")[1:]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1, done.output
+    assert done.stderr.splitlines()[-2:] == [
+        "a.png: cannot be read (Stale file handle); it is taken when it can be read",
+        "0 images answered, 0 broken, 0 copies",
+    ]
+    assert not (tmp_path / "out" / "dead-letter").exists()
+
+
+class Bundles:
+    """A bundle at work, and a promoted one whose check or start may fail."""
+
+    def __init__(self, fab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fab, self.clock, self.checks = fab, 0.0, 0
+        self.fails: Exception | None = None
+        self.start_fails = False
+        fab.promote(fab.first)
+        monkeypatch.setattr(Answering, "start", self._start)
+        self.following = Following(
+            self._check(fab.first.folder), choose=self._choose, check=self._check, now=self._now
+        )
+
+    def digest_at(self, clock: float) -> str:
+        """Return the digest of the bundle that answers."""
+        self.clock = clock
+        return self.following.ask([])[1]
+
+    def _now(self) -> float:
+        return self.clock
+
+    def _choose(self) -> Path:
+        return bundle_to_serve(self.fab.workspace, weights=None)
+
+    def _check(self, folder: Path) -> Served:
+        self.checks += 1
+        if self.fails is not None:
+            raise self.fails
+        return Served(bundle=open_bundle(folder), backend=ONNX_RUNTIME)
+
+    def _start(self) -> None:
+        if self.start_fails:
+            raise WeightsError("the model cannot be opened: its process SIGKILL")
+
+
+@pytest.fixture
+def bundles(fab: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bundles]:
+    made = Bundles(fab, monkeypatch)
+    yield made
+    made.following.close()
+
+
+@pytest.mark.parametrize("where", ["check", "start"])
+def test_a_bundle_refused_by_a_failure_that_passes_is_tried_again(
+    fab: Any, bundles: Bundles, where: str
+) -> None:
+    if where == "check":
+        bundles.fails = OSError(12, "Cannot allocate memory")
+    bundles.start_fails = where == "start"
+    fab.promote(fab.second)
+    tried = []
+    for clock in (0, 4.9, 5, 14.9, 15, 34.9, 35, 74.9, 75, 134.9, 135, 194.9):
+        before = bundles.checks
+        assert bundles.digest_at(clock) == fab.first.digest
+        if bundles.checks > before:
+            tried.append(clock)
+    assert tried == [0, 5, 15, 35, 75, 135]
+    bundles.fails, bundles.start_fails = None, False
+    assert bundles.digest_at(195) == fab.second.digest
+    assert bundles.digest_at(999) == fab.second.digest
+    assert bundles.checks == 1 + 7
+
+
+def test_a_bundle_that_is_wrong_is_looked_at_again_when_it_is_promoted_again(
+    fab: Any, bundles: Bundles
+) -> None:
+    bundles.fails = WeightsError("no engine gives its golden answers")
+    fab.promote(fab.second)
+    for clock in (0, 5, 9999):
+        assert bundles.digest_at(clock) == fab.first.digest
+    assert bundles.checks == 2
+    bundles.fails = None
+    current = fab.workspace.models / "current"
+    later = current.stat().st_mtime_ns + 1_000_000
+    os.utime(current, ns=(later, later))
+    assert bundles.digest_at(9999) == fab.second.digest
+
+
 def test_a_folder_or_an_output_that_cannot_be_is_refused(fab: Any, tmp_path: Path) -> None:
     with pytest.raises(WaferError, match="no such folder"):
         watching.watch_folder(tmp_path / "none", workspace=fab.workspace)
     with pytest.raises(WaferError, match="lies in the watched folder"):
         watching.watch_folder(tmp_path, workspace=fab.workspace, output=tmp_path / "out")
+    (tmp_path / "in").mkdir()
+    user = tmp_path / "out" / "predictions.csv"
+    user.parent.mkdir()
+    user.write_text("of the user")
+    with pytest.raises(WaferError, match=r"out is not empty.*; name an empty or new folder"):
+        watching.watch_folder(tmp_path / "in", workspace=fab.workspace, output=user.parent)
+    assert [path.name for path in user.parent.iterdir()] == ["predictions.csv"]
+    assert user.read_text() == "of the user"
     (tmp_path / "state.sqlite").write_bytes(b"no database" * 100)
     with (
         pytest.raises(WaferError, match=r"state\.sqlite: file is not a database"),

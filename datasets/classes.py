@@ -14,7 +14,16 @@ from wafer.datasets.errors import DataError, Fault
 from wafer.datasets.files import write_text
 from wafer.datasets.image_names import FORMULA_STARTS
 
-__all__ = ["KINDS", "ClassTable", "DefectClass", "Kind", "paper_classes", "read_classes"]
+__all__ = [
+    "KINDS",
+    "ClassTable",
+    "DefectClass",
+    "Kind",
+    "listed_names",
+    "paper_classes",
+    "read_classes",
+    "yaml_problem",
+]
 
 Kind = Literal["box", "whole_image", "none"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -97,6 +106,13 @@ class ClassTable:
         """Return all class names in order."""
         return tuple(c.name for c in self.classes)
 
+    def answers_as(self, other: ClassTable) -> bool:
+        """Return whether a model of this table answers in the terms of the other.
+
+        Kinds count as much as names: with the ``none`` class the ids of a detector's outputs move.
+        """
+        return [(c.name, c.kind) for c in self] == [(c.name, c.kind) for c in other]
+
     @property
     def detector_names(self) -> tuple[str, ...]:
         """Return the names a detector learns: all but the ``none`` class, in order."""
@@ -158,16 +174,36 @@ def paper_classes() -> ClassTable:
     return _parse(resource.read_text(encoding="utf-8"), "paper_classes.yaml")
 
 
+def listed_names(text: str) -> tuple[str, ...]:
+    r"""Return the lines of a ``classes.txt``, whose numbers from 0 are the ids of the names.
+
+    Empty lines count but at the end.
+
+    Example:
+        >>> listed_names("dust\n\nscratch \n\n")
+        ('dust', '', 'scratch')
+    """
+    return tuple(line.strip() for line in text.rstrip().splitlines())
+
+
+def yaml_problem(error: ValueError | yaml.YAMLError) -> tuple[str, int | None]:
+    """Return why a text is no YAML, and the line where that is known.
+
+    A ``ValueError`` comes of what looks like a date or number and is none, such as 2024-13-01.
+    """
+    if isinstance(error, ValueError):
+        return f"not valid YAML ({error})", None
+    mark = getattr(error, "problem_mark", None)
+    return "not valid YAML", None if mark is None else mark.line + 1
+
+
 def _parse(text: str, source: str) -> ClassTable:
     remedy = "write a list `classes:` of rows with code, name and kind"
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = None if mark is None else mark.line + 1
-        raise DataError(
-            [Fault(file=source, line=line, problem="not valid YAML", remedy=remedy)]
-        ) from error
+    except (ValueError, yaml.YAMLError) as error:
+        problem, line = yaml_problem(error)
+        raise DataError([Fault(file=source, line=line, problem=problem, remedy=remedy)]) from error
     rows = document.get("classes") if isinstance(document, dict) else None
     if not isinstance(rows, list) or not rows:
         raise DataError([Fault(file=source, problem="no list of classes", remedy=remedy)])

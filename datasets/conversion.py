@@ -29,10 +29,13 @@ __all__ = [
     "detect_format",
     "join_table",
     "read_dataset",
+    "table_beside",
     "with_none_class",
 ]
 
 TABLE = "image_labels.csv"
+# Folders that may be named instead of the data set that they are a part of.
+PARTS = ("annotations", "images", "labels")
 BOX_FIELDS = 5
 
 
@@ -179,7 +182,7 @@ def convert(
 
     ``classes.yaml`` and, where classes of images, groups or splits are known,
     ``image_labels.csv`` are written too, so that nothing is lost that a format has no place for;
-    of a source they are read.
+    of a source they are read, see `table_beside`.
 
     Args:
         source: the folder or file of labels.
@@ -189,16 +192,23 @@ def convert(
         none_class: the name of the class that means "no defect", in data without a class table.
 
     Raises:
-        WaferError: an unknown format or a destination that is not empty.
+        WaferError: an unknown format, a destination that is not empty, or a source within a
+            workspace, which is to be converted as such.
         DataError: all faults of the source together; nothing is written then.
     """
     if to not in WRITERS:
         raise WaferError(f"unknown format {to!r}; those that are written: {', '.join(WRITERS)}")
     _check_destination(destination)
     name = source_format or detect_format(source)
+    table = None if name == "workspace" else table_beside(source)
+    # Its data.yaml leaves out images, so that reading it as YOLO would lose them.
+    if table is not None and (table.parent / FILE_NAME).is_file():
+        raise WaferError(
+            f"{source}: its {TABLE} is that of the workspace {table.parent.resolve()}; convert "
+            "that workspace, without `--from`"
+        )
     dataset = read_dataset(source, source_format=name)
-    table = (source if source.is_dir() else source.parent) / TABLE
-    if name != "workspace" and table.is_file():
+    if table is not None:
         known = None if dataset.derived else dataset.classes
         dataset = replace(dataset, samples=join_table(dataset.samples, table, classes=known))
     dataset = with_none_class(dataset, none_class, source=str(source))
@@ -211,6 +221,17 @@ def convert(
         classes=dataset.classes.names,
         notes=dataset.notes,
     )
+
+
+def table_beside(path: Path) -> Path | None:
+    """Return the ``image_labels.csv`` of a dataset, or None where there is none.
+
+    It lies where ``classes.yaml`` does: in the dataset's folder, even if ``path`` is the folder of
+    its images or labels, or a file.
+    """
+    folder = path if path.is_dir() else path.parent
+    folders = (folder, folder.parent) if folder.name.lower() in PARTS else (folder,)
+    return next((f / TABLE for f in folders if (f / TABLE).is_file()), None)
 
 
 def _check_destination(destination: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from wafer.datasets.classes import ClassTable, read_classes
-from wafer.datasets.conversion import join_table, read_dataset, with_none_class
+from wafer.datasets.conversion import join_table, read_dataset, table_beside, with_none_class
 from wafer.datasets.errors import DataError, WaferError
 from wafer.datasets.formats.dataset import (
     Dataset,
@@ -22,7 +22,7 @@ from wafer.datasets.images import decode_image
 from wafer.datasets.reading import own_folders, pattern_group
 from wafer.datasets.records import SPLITS, Sample, Split
 from wafer.datasets.settings import checked_settings
-from wafer.datasets.splitting import split_by_group
+from wafer.datasets.splitting import pattern_notes, split_by_group
 from wafer.datasets.workspace import Workspace, create_workspace
 
 __all__ = ["Initialised", "initialise"]
@@ -65,7 +65,8 @@ def initialise(
     Args:
         root: the workspace's folder.
         images: folder of the images.
-        image_labels: CSV file ``image,class[,group][,split]``.
+        image_labels: CSV file ``image,class[,group][,split]``; by default the
+            ``image_labels.csv`` beside the boxes, where ``classes.yaml`` is beside them too.
         boxes: a dataset in YOLO, COCO or VOC, or its folder of labels.
         boxes_format: its format; detected by default.
         classes: a ``classes.yaml``.
@@ -84,21 +85,27 @@ def initialise(
     checked_settings(
         images=str(images), white_level=white_level, colour=colour, group_pattern=group_pattern
     )
+    table = image_labels
+    if table is None and boxes is not None:
+        table = _own_table(boxes)
     dataset = _read(
         images,
         exclude=own_folders(root.resolve(), images=images.resolve()),
-        image_labels=image_labels,
+        table=table,
         boxes=boxes,
         boxes_format=boxes_format,
         classes=_class_table(classes),
         none_class=none_class,
         splits=splits or {},
     )
-    notes = list(dataset.notes)
     samples = dataset.samples
+    grouped = [replace(s, group=s.group or pattern_group(group_pattern, s.image)) for s in samples]
+    notes = [*dataset.notes, *pattern_notes(grouped, group_pattern)]
+    if table != image_labels:
+        notes.append(f"classes, groups and splits are those of {table}, beside the boxes")
     if not any(sample.split for sample in samples):
         result = split_by_group(
-            [replace(s, group=s.group or pattern_group(group_pattern, s.image)) for s in samples],
+            grouped,
             load=lambda image: decode_image(images / image, white_level=white_level),
             seed=seed,
         )
@@ -118,6 +125,15 @@ def initialise(
     return Initialised(workspace, samples, tuple(notes))
 
 
+def _own_table(boxes: Path) -> Path | None:
+    """Return the table beside some boxes if it came with a ``classes.yaml``, as ours do.
+
+    Another may say something else of the images than the user wants, and is to be named.
+    """
+    table = table_beside(boxes)
+    return table if table is not None and table.with_name("classes.yaml").is_file() else None
+
+
 def _class_table(path: Path | None) -> ClassTable | None:
     if path is None:
         return None
@@ -130,7 +146,7 @@ def _read(
     images: Path,
     *,
     exclude: Sequence[Path],
-    image_labels: Path | None,
+    table: Path | None,
     boxes: Path | None,
     boxes_format: str | None,
     classes: ClassTable | None,
@@ -152,9 +168,9 @@ def _read(
         classes = None if dataset.derived else dataset.classes
     bare = tuple(Sample(name) for name in names)
     samples = _outside(bare if dataset is None else dataset.samples, images, exclude)
-    if image_labels is not None:
+    if table is not None:
         unjoined = samples
-        joined = _tried(faults, lambda: join_table(unjoined, image_labels, classes=classes))
+        joined = _tried(faults, lambda: join_table(unjoined, table, classes=classes))
         samples = joined or samples
     samples = _with_splits(samples, splits, faults)
     if faults.found:

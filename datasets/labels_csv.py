@@ -49,9 +49,10 @@ def read_label_rows(path: Path) -> tuple[LabelRow, ...]:
     faults: list[Fault] = []
     lines = _read_table(path)
     header = _header(path, lines)
+    width = len(lines[0][1])  # not of `header`: further columns may share a name, or have none
     for line, cells in lines[1:]:
         try:
-            rows.append(_row(line, cells, header))
+            rows.append(_row(line, cells, header, width))
         except ValueError as error:
             faults.append(Fault(file=str(path), line=line, problem=str(error), remedy=CORRECT_ROW))
     if faults:
@@ -107,9 +108,9 @@ def _header(path: Path, lines: list[tuple[int, list[str]]]) -> dict[str, int]:
     return {name: index for index, name in enumerate(names)}
 
 
-def _row(line: int, cells: list[str], header: Mapping[str, int]) -> LabelRow:
-    if len(cells) != len(header):
-        raise ValueError(f"{len(cells)} cells where the header has {len(header)}")
+def _row(line: int, cells: list[str], header: Mapping[str, int], width: int) -> LabelRow:
+    if len(cells) != width:
+        raise ValueError(f"{len(cells)} cells where the header has {width}")
 
     def cell(column: str) -> str:
         return cells[header[column]].strip() if column in header else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from wafer.datasets.boxes import full_frame, parse_boxes
-from wafer.datasets.classes import ClassTable
+from wafer.datasets.classes import ClassTable, listed_names
 from wafer.datasets.errors import DataError, Fault, ImageError
 from wafer.datasets.image_names import ImageNames
 from wafer.datasets.images import IMAGE_SUFFIXES
@@ -17,14 +17,24 @@ from wafer.datasets.ledger import ImageState, read_states, sourced
 from wafer.datasets.records import Annotation, Sample, Split
 from wafer.datasets.scanning import ImageCache, find_files, stem_faults
 
-__all__ = ["label_name", "own_folders", "pattern_group", "read_samples", "ruled_annotations"]
+__all__ = [
+    "OWN_FOLDERS",
+    "label_name",
+    "own_folders",
+    "pattern_group",
+    "read_samples",
+    "ruled_annotations",
+]
 
-IGNORED_LABELS = ("classes.txt",)  # some labelling tools write it beside the labels
+OWN_FOLDERS = ("labels", "truth", "runs", "models", ".cache")  # of a workspace
+
+NAMES_FILE = "classes.txt"  # some labelling tools write it beside the labels
+IGNORED_LABELS = (NAMES_FILE,)
 
 
 def own_folders(root: Path, *, images: Path) -> tuple[Path, ...]:
     """Return the folders of a workspace that hold no images of the user, wherever these are."""
-    own = (root / name for name in ("labels", "truth", "runs", "models"))
+    own = (root / name for name in OWN_FOLDERS)
     return tuple(folder for folder in own if folder != images)
 
 
@@ -39,11 +49,14 @@ def label_name(image: str) -> str:
 
 
 def pattern_group(pattern: str | None, image: str) -> str | None:
-    """Return what the pattern's group named ``group``, or else its first, finds in a path."""
+    """Return what the pattern's group named ``group``, or else its first, finds in a path.
+
+    Nothing found, and nothing in what is found, is None: such images have no group in common.
+    """
     found = None if pattern is None else re.search(pattern, image)
     if found is None:
         return None
-    return found.group("group" if "group" in found.re.groupindex else 1)
+    return found.group("group" if "group" in found.re.groupindex else 1) or None
 
 
 def ruled_annotations(
@@ -169,6 +182,8 @@ def read_samples(
         faults.append(Fault(file=str(images), problem="no image in this folder", remedy=remedy))
     rows, more = _rows(table, names, classes)
     faults += more + _orphans(labels, label_names, names)
+    if NAMES_FILE in label_names:
+        faults += _order_faults(labels / NAMES_FILE, classes)
     states: Mapping[str, ImageState] = {}
     try:
         states = {} if ledger is None else read_states(ledger)
@@ -213,6 +228,24 @@ def _orphans(labels: Path, label_names: Sequence[str], names: Sequence[str]) -> 
         for name in label_names
         if name not in wanted and name not in IGNORED_LABELS
     ]
+
+
+def _order_faults(file: Path, classes: ClassTable) -> list[Fault]:
+    """Return a fault if the ids of a labelling tool mean other classes than those of the table.
+
+    Classes that one of them has at its end and the other has not yet change no id.
+    """
+    try:
+        names = listed_names(file.read_bytes().decode("utf-8-sig"))
+    except (OSError, UnicodeDecodeError):
+        problem, remedy = "cannot be read as UTF-8 text", "save it as UTF-8, or delete it"
+        return [Fault(file=str(file), problem=problem, remedy=remedy)]
+    known = classes.detector_names
+    if all(one == two for one, two in zip(names, known, strict=False)):
+        return []
+    problem = f"names {list(names)}, where the ids of the classes are those of {list(known)}"
+    remedy = "give the tool this order and number the labels anew, or delete the file if it is old"
+    return [Fault(file=str(file), problem=problem, remedy=remedy)]
 
 
 def _sample(

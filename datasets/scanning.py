@@ -17,6 +17,7 @@ from wafer.datasets.images import image_size
 __all__ = ["ImageCache", "find_files", "stem_faults"]
 
 RENAME = "rename the file"
+REMOVE_LINK = "remove the link, or mend what it points to"
 
 
 def find_files(
@@ -33,11 +34,11 @@ def find_files(
 
     Returns:
         Paths with forward slashes, and a fault for each name that cannot be written in UTF-8 or
-        has a control character or backslash.
+        has a control character or backslash, and for each link that leads in a circle.
     """
     names: list[str] = []
     faults: list[Fault] = []
-    for path in _walk(root, set(map(str, exclude))):
+    for path in _walk(root, set(map(str, exclude)), faults):
         name = path.relative_to(root).as_posix()
         if path.suffix.lower() not in suffixes:
             continue
@@ -50,7 +51,7 @@ def find_files(
     return tuple(sorted(names)), faults
 
 
-def _walk(root: Path, exclude: set[str]) -> Iterator[Path]:
+def _walk(root: Path, exclude: set[str], faults: list[Fault]) -> Iterator[Path]:
     seen: set[tuple[int, int]] = set()
     waiting = [root]
     while waiting:
@@ -66,9 +67,16 @@ def _walk(root: Path, exclude: set[str]) -> Iterator[Path]:
             for entry in entries:
                 if entry.name.startswith(".") or entry.path in exclude:
                     continue
-                if entry.is_dir():
+                try:
+                    is_folder, is_file = entry.is_dir(), entry.is_file()
+                except OSError as error:  # a link that leads in a circle
+                    shown = os.fsencode(entry.path).decode("utf-8", "backslashreplace")
+                    problem = f"cannot be followed ({error.strerror})"
+                    faults.append(Fault(file=shown, problem=problem, remedy=REMOVE_LINK))
+                    continue
+                if is_folder:
                     waiting.append(Path(entry.path))
-                elif entry.is_file():
+                elif is_file:
                     yield Path(entry.path)
 
 

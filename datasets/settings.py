@@ -73,7 +73,7 @@ def read_settings(path: Path) -> Settings:
             for each fault.
     """
     try:
-        return Settings.model_validate(tomllib.loads(path.read_bytes().decode("utf-8")))
+        return Settings.model_validate(tomllib.loads(path.read_bytes().decode("utf-8-sig")))
     except OSError as error:
         raise WorkspaceError(f"{path}: cannot be read ({error.strerror})") from error
     except ValidationError as error:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +16,57 @@ from wafer.datasets.records import Sample, Split
 
 __all__ = ["check_shares", "missing_classes", "split_samples"]
 
-FOLDS = 20  # a fold is the smallest share: 5 %
+FOLDS = 20  # a fold is the smallest share that is dealt out: 5 %
 TRIES = 8
 GROUPS_A_TRY = 250
-# Images that are a group each are dealt out in bundles, this many or twice as many a stratum.
+# Where very many groups have the same rarest class, they are dealt out in bundles, this many or
+# twice as many a class.
 BUNDLES = 100
-FEW_GROUPS = 200
 SWAPS = 8  # groups tried in exchange for one that has to move
+MOVES_A_LOOK = 1 / 200  # of the groups, moved between two looks at all that could be moved
+LEAST_GAIN = 1e-6  # a gain below this is rounding, or one image of a million
+MISSING = 10.0  # how bad it is that a class misses a part: worse than any distance from a share
 PARTS: tuple[Split, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True)
 class _Groups:
-    """The images by group: ``contents[g, c]`` images of group g have class c."""
+    """The images by group: ``contents[g, c]`` images of group g have class c.
+
+    The last column counts images of any kind, so that the sizes of the splits count too.
+    ``of_image`` is the group of each image.
+    """
 
     contents: NDArray[np.int64]
-    members: tuple[tuple[int, ...], ...]
+    of_image: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Goal:
+    """What the parts should hold: shares of the images of each column of `_Groups`.
+
+    ``needed[p, c]`` says that part p must have an image of column c: one group of a class goes to
+    train, a second to test, a third to val.
+    """
+
+    shares: NDArray[np.float64]
+    totals: NDArray[np.int64]
+    needed: NDArray[np.bool_]
+
+    def badness(self, counts: NDArray[np.int64], part: int) -> NDArray[np.float64]:
+        """Return how far a part is from its goal with such counts, whose last axis is columns."""
+        far = np.abs(counts / self.totals - self.shares[part]).mean(axis=-1)
+        missing = np.count_nonzero(self.needed[part] & (counts == 0), axis=-1)
+        return np.asarray(far + MISSING * missing)
+
+    def missing(self, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which part misses which column."""
+        return np.asarray(self.needed & (counts == 0), np.bool_)
+
+    def total(self, parts: NDArray[np.int64], contents: NDArray[np.int64]) -> float:
+        """Return how far all parts are from the goal."""
+        counts = _counts(parts, contents)
+        return sum(float(self.badness(counts[part], part)) for part in range(len(PARTS)))
 
 
 def split_samples(
@@ -50,7 +84,8 @@ def split_samples(
     one where fewest classes miss a split, then the one nearest to the shares in every class. A
     class of three groups or more that still misses a split is mended by moving groups, if any
     single move or exchange can; one of two groups goes to train and test, of one to train, unless
-    val would stay empty for it. The same samples and seed give the same splits in any order.
+    val would stay empty for it. Then single groups move until no move brings the shares nearer.
+    The same samples and seed give the same splits in any order.
 
     Args:
         samples: images; ``group`` of None is a group of its own unless ``groups`` says more.
@@ -67,12 +102,14 @@ def split_samples(
     ordered = sorted(samples, key=lambda s: s.image)
     found = _groups(ordered, groups or {})
     used = int(np.count_nonzero(shares))
-    if len(found.members) < used:
+    if len(found.contents) < used:
         raise WaferError(
-            f"{len(ordered)} images in {len(found.members)} groups cannot fill {used} splits: add "
+            f"{len(ordered)} images in {len(found.contents)} groups cannot fill {used} splits: add "
             "images of other groups, or write the splits into image_labels.csv by hand"
         )
-    parts = _best_parts(_strata(ordered), _bundled(found, seed), shares, seed)
+    if used == 1:  # train, which always has a share
+        return tuple(replace(sample, split="train") for sample in samples)
+    parts = _best_parts(_strata(ordered), found, shares, seed)
     splits = {ordered[i].image: PARTS[part] for i, part in enumerate(parts)}
     return tuple(replace(sample, split=splits[sample.image]) for sample in samples)
 
@@ -122,54 +159,69 @@ def _strata(samples: Sequence[Sample]) -> NDArray[np.int64]:
 def _groups(samples: Sequence[Sample], others: Mapping[str, str]) -> _Groups:
     names = sorted(set().union(*map(_classes, samples))) if samples else []
     columns = {name: column for column, name in enumerate(names)}
-    members: dict[tuple[int, str], list[int]] = {}
-    for index, sample in enumerate(samples):
+    rows: dict[tuple[int, str], int] = {}
+    of_image: list[int] = []
+    held: list[tuple[int, int]] = []  # for each image its group and each of its columns
+    for sample in samples:
         kind, name = (0, sample.group) if sample.group else (1, others.get(sample.image))
         key = (kind, name) if name else (2, sample.image)
-        members.setdefault(key, []).append(index)
-    # The last column counts images of any kind, so that the sizes of the splits count too.
-    contents = np.zeros((len(members), len(names) + 1), np.int64)
-    for row, indices in enumerate(members.values()):
-        contents[row, -1] = len(indices)
-        for index in indices:
-            contents[row, [columns[name] for name in _classes(samples[index])]] += 1
-    return _Groups(contents, tuple(map(tuple, members.values())))
+        row = rows.setdefault(key, len(rows))
+        of_image.append(row)
+        held += [(row, columns[name]) for name in _classes(sample)] + [(row, len(names))]
+    contents = np.zeros((len(rows), len(names) + 1), np.int64)
+    np.add.at(contents, tuple(np.array(held, np.int64).reshape(-1, 2).T), 1)
+    return _Groups(contents, np.array(of_image, np.int64))
 
 
-def _bundled(groups: _Groups, seed: int) -> _Groups:
-    """Join groups of a single image that hold the same classes, where there are very many.
+def _bundles(contents: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Return a bundle for each group: itself, or where there are very many, groups that are alike.
 
-    A bundle is dealt out as one, which is as good and takes seconds less for 10,000 images.
+    A bundle is dealt out as one, which takes seconds less for 10,000 groups. The groups of a class
+    that few groups have are never bundled.
     """
-    alike: dict[bytes, list[int]] = {}
-    for row, members in enumerate(groups.members):
-        key = groups.contents[row].tobytes() if len(members) == 1 else row.to_bytes(8, "big") * 2
-        alike.setdefault(key, []).append(row)
-    shuffle = random.Random(seed).shuffle
-    bundles: list[list[int]] = []
-    for rows in alike.values():
-        shuffle(rows)
+    groups = np.count_nonzero(contents, axis=0)
+    rarest = np.where(contents > 0, groups, len(contents) + 1).argmin(axis=1)
+    shuffled = np.random.default_rng(seed % 2**32).permutation(len(contents))
+    bundles = np.empty(len(contents), np.int64)
+    first = 0
+    for column in np.unique(rarest):
+        rows = np.flatnonzero(rarest == column)
         size = max(1, len(rows) // BUNDLES)
-        bundles += [rows[start : start + size] for start in range(0, len(rows), size)]
-    return _Groups(
-        np.array([groups.contents[rows].sum(axis=0) for rows in bundles]),
-        tuple(tuple(i for row in rows for i in groups.members[row]) for rows in bundles),
-    )
+        if size > 1:
+            rows = shuffled[rarest[shuffled] == column]
+            rows = rows[np.lexsort(contents[rows].T)]
+        bundles[rows] = first + np.arange(len(rows)) // size
+        first = int(bundles[rows[-1]]) + 1
+    return bundles
+
+
+def _counts(parts: NDArray[np.int64], contents: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.array([contents[parts == part].sum(axis=0) for part in range(len(PARTS))])
+
+
+def _goal(contents: NDArray[np.int64], shares: NDArray[np.float64]) -> _Goal:
+    used = [part for part in (0, 2, 1) if shares[part] > 0]
+    groups = np.count_nonzero(contents, axis=0)
+    needed = np.zeros((len(PARTS), contents.shape[1]), np.bool_)
+    for rank, part in enumerate(used, 1):
+        needed[part] = groups >= rank
+    return _Goal(shares, contents.sum(axis=0), needed)
 
 
 def _best_parts(
     strata: NDArray[np.int64], groups: _Groups, shares: NDArray[np.float64], seed: int
 ) -> NDArray[np.int64]:
-    of_image = np.empty(len(strata), np.int64)
-    for row, members in enumerate(groups.members):
-        of_image[list(members)] = row
-    tries = min(TRIES, 1 + TRIES * GROUPS_A_TRY // len(groups.members))
+    goal = _goal(groups.contents, shares)
+    bundles = _bundles(groups.contents, seed)
+    contents = np.zeros((int(bundles.max()) + 1, groups.contents.shape[1]), np.int64)
+    np.add.at(contents, bundles, groups.contents)
+    tries = min(TRIES, 1 + TRIES * GROUPS_A_TRY // len(groups.contents))
     candidates = [
-        _mended(_dealt(strata, of_image, shares, seed * TRIES + k), groups.contents, shares)
+        _mended(_dealt(strata, bundles[groups.of_image], shares, seed * TRIES + k), contents, goal)
         for k in range(tries)
     ]
-    best = min(candidates, key=lambda parts: _badness(parts, groups.contents, shares))
-    return _levelled(best, groups.contents, shares)[of_image]
+    best = min(candidates, key=lambda parts: goal.total(parts, contents))
+    return _levelled(best[bundles], groups.contents, goal)[groups.of_image]
 
 
 def _dealt(
@@ -202,73 +254,27 @@ def _fold_counts(shares: NDArray[np.float64], folds: int) -> NDArray[np.int64]:
     return counts
 
 
-def _badness(
-    parts: NDArray[np.int64], contents: NDArray[np.int64], shares: NDArray[np.float64]
-) -> tuple[int, float]:
-    """Return how many times a class misses a part, then how far the parts are from the shares."""
-    counts = np.array([contents[parts == part].sum(axis=0) for part in range(len(shares))])
-    return int(_missing(counts, contents, shares).sum()), _distance(counts, shares)
-
-
-def _missing(
-    counts: NDArray[np.int64], contents: NDArray[np.int64], shares: NDArray[np.float64]
-) -> NDArray[np.bool_]:
-    """Return which part misses which class: one group goes to train, a second to test."""
-    used = [part for part in (0, 2, 1) if shares[part] > 0]
-    groups = np.count_nonzero(contents, axis=0)
-    missing = np.zeros(counts.shape, np.bool_)
-    for rank, part in enumerate(used, 1):
-        missing[part] = (counts[part] == 0) & (groups >= rank)
-    return missing
-
-
-def _distance(counts: NDArray[np.int64], shares: NDArray[np.float64]) -> float:
-    totals = np.maximum(counts.sum(axis=0), 1)
-    return float(np.abs(counts / totals - shares[:, None]).sum(axis=0).mean())
-
-
 def _mended(
-    parts: NDArray[np.int64], contents: NDArray[np.int64], shares: NDArray[np.float64]
+    parts: NDArray[np.int64], contents: NDArray[np.int64], goal: _Goal
 ) -> NDArray[np.int64]:
     """Move groups into the parts that a class misses, as long as that makes fewer of them."""
     while True:
-        counts = np.array([contents[parts == part].sum(axis=0) for part in range(len(shares))])
-        missing = np.argwhere(_missing(counts, contents, shares))
+        missing = np.argwhere(goal.missing(_counts(parts, contents)))
         moves = [
-            _moved(parts, contents, shares, row=int(row), part=int(part), column=int(column))
+            _moved(parts, contents, goal, row=int(row), part=int(part), column=int(column))
             for part, column in missing
             for row in np.flatnonzero(contents[:, column])
         ]
-        best = min(moves, key=lambda p: _badness(p, contents, shares), default=parts)
-        if _badness(best, contents, shares)[0] >= len(missing):
+        best = min(moves, key=lambda p: goal.total(p, contents), default=parts)
+        if np.count_nonzero(goal.missing(_counts(best, contents))) >= len(missing):
             return parts
         parts = best
-
-
-def _levelled(
-    parts: NDArray[np.int64], contents: NDArray[np.int64], shares: NDArray[np.float64]
-) -> NDArray[np.int64]:
-    """Move single groups as long as that brings the parts nearer to their shares.
-
-    A fold is a coarse share of few groups; of many it is fine enough, and moving would take long.
-    """
-    while len(parts) <= FEW_GROUPS:
-        moves = []
-        for row, part in product(range(len(parts)), np.flatnonzero(shares)):
-            moved = parts.copy()
-            moved[row] = part
-            moves.append(moved)
-        best = min(moves, key=lambda p: _badness(p, contents, shares))
-        if _badness(best, contents, shares) >= _badness(parts, contents, shares):
-            break
-        parts = best
-    return parts
 
 
 def _moved(
     parts: NDArray[np.int64],
     contents: NDArray[np.int64],
-    shares: NDArray[np.float64],
+    goal: _Goal,
     *,
     row: int,
     part: int,
@@ -283,4 +289,48 @@ def _moved(
         swapped = moved.copy()
         swapped[other] = parts[row]
         candidates.append(swapped)
-    return min(candidates, key=lambda p: _badness(p, contents, shares))
+    return min(candidates, key=lambda p: goal.total(p, contents))
+
+
+def _levelled(
+    parts: NDArray[np.int64], contents: NDArray[np.int64], goal: _Goal
+) -> NDArray[np.int64]:
+    """Move single groups, those that gain most first, until no move brings the parts nearer."""
+    parts = parts.copy()
+    counts = _counts(parts, contents)
+    moves = 1 + int(len(parts) * MOVES_A_LOOK)
+    while True:
+        gains = _gains(parts, counts, contents, goal)
+        best = np.argsort(-gains, axis=None, kind="stable")[:moves]
+        if gains.flat[best[0]] < LEAST_GAIN:
+            return parts
+        for row, part in zip(*np.unravel_index(best, gains.shape), strict=True):
+            # What moved before may have made this move a loss.
+            own, content = int(parts[row]), contents[row]
+            if own != part and _gain(counts, content, own, int(part), goal) >= LEAST_GAIN:
+                counts[own] -= content
+                counts[part] += content
+                parts[row] = part
+
+
+def _gain(
+    counts: NDArray[np.int64], contents: NDArray[np.int64], own: int, part: int, goal: _Goal
+) -> NDArray[np.float64]:
+    """Return how much nearer the parts are after groups of one part moved, each alone."""
+    leaving = goal.badness(counts[own], own) - goal.badness(counts[own] - contents, own)
+    return leaving + goal.badness(counts[part], part) - goal.badness(counts[part] + contents, part)
+
+
+def _gains(
+    parts: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    contents: NDArray[np.int64],
+    goal: _Goal,
+) -> NDArray[np.float64]:
+    """Return what it gains to move each group to each part."""
+    gains = np.full((len(parts), len(PARTS)), -np.inf)
+    used = [part for part in range(len(PARTS)) if goal.shares[part] > 0]
+    for own, part in permutations(used, 2):
+        rows = np.flatnonzero(parts == own)
+        gains[rows, part] = _gain(counts, contents[rows], own, part, goal)
+    return gains

@@ -18,7 +18,7 @@ from wafer.datasets.records import Sample
 from wafer.datasets.splits import missing_classes, split_samples
 from wafer.datasets.workspace import Workspace, write_yolo_view
 
-__all__ = ["SplitResult", "resplit", "split_by_group"]
+__all__ = ["SplitResult", "pattern_notes", "resplit", "split_by_group"]
 
 Load = Callable[[str], NDArray[np.uint8]]
 
@@ -55,7 +55,7 @@ def split_by_group(
         WaferError: as `wafer.datasets.splits.split_samples`.
         DataError: images that cannot be decoded, all of them.
     """
-    alone = [sample.image for sample in samples if sample.group is None]
+    alone = [sample.image for sample in samples if not sample.group]
     groups = _near_duplicates(alone, load)
     result = split_samples(samples, train=train, val=val, test=test, seed=seed, groups=groups)
     notes = [_group_note(len(alone), len(samples), groups)] if alone else []
@@ -73,6 +73,14 @@ def _group_note(alone: int, total: int, groups: dict[str, str]) -> str:
         f"{who}; {len(groups)} near-duplicates in {len(sizes)} sets, the largest of "
         f"{max(sizes.values())}, stay together"
     )
+
+
+def pattern_notes(samples: Sequence[Sample], pattern: str | None) -> tuple[str, ...]:
+    """Return a note where a pattern was to find the groups and left images without one."""
+    alone = sum(not sample.group for sample in samples)
+    if pattern is None or not alone:
+        return ()
+    return (f"the group pattern {pattern!r} finds no group in {alone} of {len(samples)} images",)
 
 
 def _near_duplicates(images: Sequence[str], load: Load) -> dict[str, str]:
@@ -130,7 +138,9 @@ def resplit(
     )
     renewed = tuple(replace(s, split=splits.get(s.image, "unused")) for s in samples)
     write_yolo_view(workspace, renewed)
-    notes = (f"{len(unused)} images stay unused",) if unused else ()
+    notes = pattern_notes(samples, workspace.group_pattern)
+    if unused:
+        notes = (*notes, f"{len(unused)} images stay unused")
     return SplitResult(renewed, (*result.notes, *notes), kept)
 
 

@@ -18,7 +18,13 @@ from wafer.datasets.errors import DataError, Fault, ImageError, WorkspaceError
 from wafer.datasets.keeping import keep_copy, put_aside
 from wafer.datasets.labels_csv import write_labels
 from wafer.datasets.ledger import HEAD, LEDGER
-from wafer.datasets.reading import label_name, own_folders, read_samples, ruled_annotations
+from wafer.datasets.reading import (
+    OWN_FOLDERS,
+    label_name,
+    own_folders,
+    read_samples,
+    ruled_annotations,
+)
 from wafer.datasets.records import Sample, Split
 from wafer.datasets.scanning import ImageCache
 from wafer.datasets.settings import FILE_NAME, checked_settings, read_settings, write_settings
@@ -204,7 +210,8 @@ def create_workspace(
             ``<name>.bak-N``.
 
     Raises:
-        WorkspaceError: there is a workspace or a folder of labels already, or a bad setting.
+        WorkspaceError: there is a workspace or a folder of labels already, the images are in a
+            folder that the workspace needs, or a bad setting.
         DataError: samples that do not fit the class table or images that cannot be read; nothing
             is written then.
     """
@@ -215,6 +222,7 @@ def create_workspace(
         colour=colour,
         group_pattern=group_pattern,
     )
+    _check_images(root, images)
     _check_free(root, force=force)
     workspace = Workspace(root, images, classes, white_level, colour, group_pattern)
     cache = workspace.image_cache()
@@ -227,6 +235,16 @@ def create_workspace(
     _write_label_folder(workspace, samples, cache)
     write_settings(root / FILE_NAME, settings)
     return workspace
+
+
+def _check_images(root: Path, images: Path) -> None:
+    """Refuse images in a folder that is written to or put aside, which would move them."""
+    needed = next((n for n in OWN_FOLDERS if images.is_relative_to(root / n)), None)
+    if needed is not None:
+        raise WorkspaceError(
+            f"{images}: a workspace in {root} needs the folder {needed} for itself; name another "
+            "DIR, or move the images"
+        )
 
 
 def _check_free(root: Path, *, force: bool) -> None:

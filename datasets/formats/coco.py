@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from wafer.datasets.boxes import fitted_box
@@ -27,6 +28,7 @@ from wafer.datasets.records import SPLITS, Annotation, Sample, Split
 __all__ = ["instance_files", "read", "write"]
 
 CORRECT = "correct it or delete the annotation"
+Key = int | float | str  # of images; many programs write others than whole numbers
 
 
 def read(path: Path, *, images: Path | None = None, classes: ClassTable | None = None) -> Dataset:
@@ -54,10 +56,10 @@ def read(path: Path, *, images: Path | None = None, classes: ClassTable | None =
     documents = {file: _document(file, faults) for file in files}
     table = classes or classes_beside(base)
     categories = _categories(documents, faults)
-    collected = _Collected(ImageNames(names), root, {}, {})
+    collected = _Collected(frozenset(names), ImageNames(names), root, {}, {})
     for file, document in documents.items():
         split = split_named(file.stem) or SPLIT_NAMES.get(file.parent.name.lower())
-        _read_document(_File(file, document, table, split), collected, faults)
+        _read_document(_File(file, document, table, split, _homes(file, root)), collected, faults)
     faults.raise_any()
     samples = [
         Sample(
@@ -96,10 +98,23 @@ def _looks_right(file: Path) -> bool:
     return {"images", "annotations"} <= document.keys()
 
 
+@dataclass(frozen=True, slots=True)
+class _Home:
+    """A folder that images of a JSON file may be in, and the image root."""
+
+    folder: Path
+    root: Path
+
+    def name(self, text: str) -> str:
+        """Return the path below the root of an image of this folder."""
+        return PurePath(os.path.relpath(self.folder / text, self.root)).as_posix()
+
+
 @dataclass(slots=True)
 class _Collected:
     """What the files have said so far."""
 
+    names: frozenset[str]
     finder: ImageNames
     root: Path
     boxes: dict[str, list[Annotation]]
@@ -109,12 +124,13 @@ class _Collected:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One JSON file: its lists, the class table and its split."""
+    """One JSON file: its lists, the class table, its split and the homes of its images."""
 
     path: Path
     document: Mapping[str, list[Mapping[str, Any]]]
     table: ClassTable | None
     split: Split | None
+    homes: tuple[_Home, ...]
 
 
 def _document(file: Path, faults: Faults) -> dict[str, list[Mapping[str, Any]]]:
@@ -155,11 +171,71 @@ def _categories(
     return dict(sorted(found.items()))
 
 
+def _homes(file: Path, root: Path) -> tuple[_Home, ...]:
+    """Return the homes that the images of a JSON file may have, the likeliest first.
+
+    They are ``images`` beside a folder ``annotations``, as we write it, where another image may
+    well have the split in front of its path; the JSON's own folder; and the one of its split.
+    """
+    homes: list[_Home] = []
+    # Of the two, only one may say where the JSON lies from an image folder that is a link.
+    for folder, base in (
+        (file.parent.absolute(), root.absolute()),
+        (file.parent.resolve(), root.resolve()),
+    ):
+        beside = folder.parent / "images"
+        if folder.name == "annotations" and beside.is_dir():
+            homes.append(_Home(beside if beside.is_relative_to(base) else base, base))
+        homes += _Home(folder, base), _Home(base / file.stem.removeprefix("instances_"), base)
+    return tuple(dict.fromkeys(homes))
+
+
 def _read_document(file: _File, collected: _Collected, faults: Faults) -> None:
-    images: dict[object, tuple[str, tuple[int, int] | None]] = {}
+    _check_ids(file, faults)
+    images = _read_images(file, collected, faults)
+    listed = {_key(row.get("id")) for row in file.document["images"]}
+    categories = {_key(row.get("id")): row.get("name") for row in file.document["categories"]}
+    for row in file.document["annotations"]:
+        image = _key(row.get("image_id"))
+        if row.get("iscrowd"):
+            collected.crowds += 1
+        elif image is None or image not in listed:
+            problem = f"annotation {row.get('id')} of an image that is not in the file"
+            faults.add(file.path, problem, CORRECT)
+        elif (found := images.get(image)) is not None and found[1] is not None:
+            try:
+                annotation = _annotation(row, categories, file.table, found[1])
+                collected.boxes[found[0]].append(annotation)
+            except ValueError as error:
+                faults.add(file.path, f"annotation {row.get('id')}: {error}", CORRECT)
+
+
+def _key(value: object) -> Key | None:
+    """Return an id, or None for what cannot be one."""
+    return value if isinstance(value, Key) else None
+
+
+def _check_ids(file: _File, faults: Faults) -> None:
+    """Note images without an id of their own: their boxes could belong to another image."""
+    names: dict[Key, object] = {}
+    for row in file.document["images"]:
+        key, name = _key(row.get("id")), row.get("file_name")
+        if key is None:
+            problem = f"image {name} with the id {row.get('id')!r}"
+            faults.add(file.path, problem, "give it a whole number")
+        elif names.setdefault(key, name) != name:
+            problem = f"image id {key} twice ({names[key]}, {name})"
+            faults.add(file.path, problem, "give each image its own id")
+
+
+def _read_images(
+    file: _File, collected: _Collected, faults: Faults
+) -> dict[Key | None, tuple[str, tuple[int, int] | None]]:
+    """Return the name and size of each image by its id, and note that somebody looked at it."""
+    images: dict[Key | None, tuple[str, tuple[int, int] | None]] = {}
     for row in file.document["images"]:
         try:
-            name = _image_name(row, file.path, collected)
+            name = _image_name(row, file.homes, collected)
         except LookupError as error:
             faults.add(file.path, str(error.args[0]), "bring the image back or delete its entry")
             continue
@@ -168,39 +244,21 @@ def _read_document(file: _File, collected: _Collected, faults: Faults) -> None:
         size = faults.size(collected.root / name)
         if size is not None:
             _check_size(row, name, size, file.path, faults)
-        images[row.get("id")] = name, size
+        images[_key(row.get("id"))] = name, size
         collected.boxes[name] = []
         if file.split is not None:
             collected.splits[name] = file.split
-    listed = {row.get("id") for row in file.document["images"]}
-    categories = {row.get("id"): row.get("name") for row in file.document["categories"]}
-    for row in file.document["annotations"]:
-        if row.get("iscrowd"):
-            collected.crowds += 1
-        elif row.get("image_id") not in listed:
-            problem = f"annotation {row.get('id')} of an image that is not in the file"
-            faults.add(file.path, problem, CORRECT)
-        elif (found := images.get(row.get("image_id"))) is not None and found[1] is not None:
-            try:
-                annotation = _annotation(row, categories, file.table, found[1])
-                collected.boxes[found[0]].append(annotation)
-            except ValueError as error:
-                faults.add(file.path, f"annotation {row.get('id')}: {error}", CORRECT)
+    return images
 
 
-def _image_name(row: Mapping[str, Any], file: Path, collected: _Collected) -> str:
-    """Return the image of an entry: below the JSON's folder, a folder of its split, or anywhere."""
+def _image_name(row: Mapping[str, Any], homes: Sequence[_Home], collected: _Collected) -> str:
+    """Return the image of an entry: in one of its file's homes, or anywhere."""
     text = row.get("file_name")
     if not isinstance(text, str) or not text:
         raise LookupError(f"image {row.get('id')} without file_name")
-    folder = file.parent
-    places = [folder.relative_to(collected.root)] if folder.is_relative_to(collected.root) else []
-    for place in (*places, Path(file.stem.removeprefix("instances_"))):
-        try:
-            name = collected.finder.find((place / text).as_posix())
-        except LookupError:
-            continue
-        if name == (place / text).as_posix():
+    for home in homes:
+        name = home.name(text.replace("\\", "/"))
+        if name in collected.names:
             return name
     return collected.finder.find(text)
 
@@ -218,11 +276,11 @@ def _check_size(
 
 def _annotation(
     row: Mapping[str, Any],
-    categories: Mapping[object, object],
+    categories: Mapping[Key | None, object],
     table: ClassTable | None,
     size: tuple[int, int],
 ) -> Annotation:
-    name = categories.get(row.get("category_id"))
+    name = categories.get(_key(row.get("category_id")))
     if not isinstance(name, str):
         raise ValueError(f"unknown category {row.get('category_id')}")
     if table is not None and name not in table.detector_names:

@@ -161,10 +161,13 @@ def derive_classes(
             called ``no_defect``, ``none``, ``good`` or ``ok``.
 
     Raises:
-        DataError: no name at all, two such classes, names that differ in case alone, or a
-            ``none_class`` that has boxes or does not occur.
+        DataError: no name at all, two such classes, one name with two codes, names that differ
+            in case alone, or a ``none_class`` that has boxes or does not occur.
     """
-    listed = list(dict.fromkeys(names))
+    given = list(names)
+    coded = given[: len(codes)]
+    double = next((name for name in coded if coded.count(name) > 1), None)
+    listed = list(dict.fromkeys(given))
     boxed = listed if boxed is None else boxed
     nones = [n for n in listed if n not in boxed and n.casefold() in NONE_NAMES]
     if none_class is not None:
@@ -173,6 +176,10 @@ def derive_classes(
     problem = None
     if not listed:
         problem = "no class and no box in it"
+    elif double is not None:
+        ids = [str(code) for code, name in zip(codes, coded, strict=True) if name == double]
+        problem = f"class name {double!r} for the ids {' and '.join(ids)}"
+        remedy = "give each class a name of its own"
     elif none_class is not None and none_class not in listed:
         problem = f"no image of class {none_class!r}"
     elif none_class is not None and none_class in boxed:

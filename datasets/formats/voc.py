@@ -140,6 +140,9 @@ def _read_file(
     except _DoctypeError as error:
         faults.add(file, str(error), "delete the <!DOCTYPE ...>")
         return ()
+    except (ValueError, LookupError) as error:  # of several bytes a character, or unknown
+        faults.add(file, f"an encoding that is not read ({error})", "save it as UTF-8", line=1)
+        return ()
     if root.tag != "annotation":
         faults.add(file, f"<{root.tag}> instead of <annotation>", "remove the file", line=root.line)
         return ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from wafer.datasets.boxes import box_lines, parse_boxes
-from wafer.datasets.classes import ClassTable
+from wafer.datasets.classes import ClassTable, listed_names, yaml_problem
 from wafer.datasets.formats.dataset import (
     SPLIT_NAMES,
     Dataset,
@@ -31,6 +31,7 @@ KEYS: Mapping[str, Split] = {"train": "train", "val": "val", "valid": "val", "te
 # Text files that labelling tools leave beside labels.
 OTHER_TEXTS = frozenset({"classes", "train", "val", "valid", "test", "unused", "readme"})
 CORRECT_YAML = "correct data.yaml"
+NAMES_FILE = "classes.txt"
 
 
 def read(path: Path, *, images: Path | None = None, classes: ClassTable | None = None) -> Dataset:
@@ -42,7 +43,8 @@ def read(path: Path, *, images: Path | None = None, classes: ClassTable | None =
 
     Args:
         path: ``data.yaml``, the dataset's folder, or its folder of labels.
-        images: the image folder, where it is not found from ``path``.
+        images: the image folder, where it is not found from ``path``; of the splits of
+            ``data.yaml`` only the images below it count.
         classes: the class table; by default ``classes.yaml`` in the dataset, or the names of
             ``data.yaml`` or ``classes.txt``, or else ``class_0``, ``class_1`` ...
 
@@ -51,21 +53,25 @@ def read(path: Path, *, images: Path | None = None, classes: ClassTable | None =
     """
     faults = Faults()
     base = _base(path)
-    settings = _settings(data_file(path if path.is_file() else base), faults, parts=images is None)
-    found = _find(path, base, images, settings, faults)
+    settings = _settings(data_file(path if path.is_file() else base), faults)
+    if images is None:
+        found = _find(base, settings, faults)
+    else:
+        found = _find_below(images.resolve(), path, settings, faults)
     names = _names(base, found, settings, classes, faults)
     annotations: dict[str, tuple[Annotation, ...] | None] = {}
     outlines = 0
     for image, label in found.labels.items():
         boxes, polygons = _read_labels(found.root / image, label, names, faults)
         annotations[image], outlines = boxes, outlines + polygons
-    _check_orphans(found, faults)
+    if not _check_orphans(found, faults) and all(a is None for a in annotations.values()):
+        _check_unused(base, found, faults)
     faults.raise_any()
     samples = [
         Sample(image, None, annotations[image], split=found.splits.get(image))
         for image in found.labels
     ]
-    notes = (f"{outlines} outlines were made boxes",) if outlines else ()
+    notes = (*found.notes, *([f"{outlines} outlines were made boxes"] if outlines else []))
     table = classes or classes_beside(base)
     derived = table or derive_classes(names.values(), source=str(path), codes=tuple(names))
     return Dataset(found.root, derived, tuple(samples), notes, derived=table is None)
@@ -99,11 +105,16 @@ def _base(path: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
-    """What ``data.yaml`` says: the images of each split, and the class names by id."""
+    """What ``data.yaml`` says: as it is written, and the class names by id."""
 
     file: Path
-    parts: Mapping[Split, tuple[Path, ...]]
+    text: str
+    document: Mapping[str, Any]
     names: Mapping[int, str]
+
+    @property
+    def split_keys(self) -> tuple[str, ...]:
+        return tuple(key for key in KEYS if self.document.get(key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +124,18 @@ class _Found:
     root: Path
     labels: Mapping[str, Path]
     splits: Mapping[str, Split]
+    notes: tuple[str, ...] = ()
 
 
-def _settings(file: Path | None, faults: Faults, *, parts: bool) -> _Settings | None:
+def _settings(file: Path | None, faults: Faults) -> _Settings | None:
     if file is None:
         return None
     text = faults.text(file)
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = None if mark is None else mark.line + 1
-        faults.add(file, "not valid YAML", CORRECT_YAML, line=line)
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: a date that does not exist
+        problem, line = yaml_problem(error)
+        faults.add(file, problem, CORRECT_YAML, line=line)
         return None
     if not isinstance(document, dict):
         faults.add(file, "no keys such as `train` and `names`", CORRECT_YAML)
@@ -133,8 +144,7 @@ def _settings(file: Path | None, faults: Faults, *, parts: bool) -> _Settings | 
         problem = "a `download` key, which is never carried out"
         remedy = "delete it, and put the images in place yourself"
         faults.add(file, problem, remedy, line=_line_of(text, "download"))
-    names = _yaml_names(file, document, text, faults)
-    return _Settings(file, _yaml_parts(file, document, text, faults) if parts else {}, names)
+    return _Settings(file, text, document, _yaml_names(file, document, text, faults))
 
 
 def _line_of(text: str, key: str) -> int | None:
@@ -154,31 +164,35 @@ def _yaml_names(
     if "nc" in document and document["nc"] != len(rows):
         problem = f"nc is {document['nc']}, but there are {len(rows)} names"
         faults.add(file, problem, CORRECT_YAML, line=_line_of(text, "nc"))
-    return {int(key): str(name) for key, name in sorted(rows.items())}
+    bad = {key: name for key, name in rows.items() if not isinstance(name, str)}
+    for key, name in bad.items():  # YAML has made a number or a truth value of the name
+        faults.add(file, f"the name of class {key} is {name!r}, not text", "quote it", line=line)
+    return {} if bad else dict(sorted(rows.items()))
 
 
-def _yaml_parts(
-    file: Path, document: Mapping[str, Any], text: str, faults: Faults
-) -> dict[Split, tuple[Path, ...]]:
-    base = file.parent / str(document.get("path") or ".")
-    parts: dict[Split, tuple[Path, ...]] = {}
-    for key, split in KEYS.items():
-        values = document.get(key)
-        if not values:
-            continue
-        places: list[Path] = []
-        for value in values if isinstance(values, list) else [values]:
-            # Exports of Roboflow write ../train/images for a folder beside data.yaml.
-            plain = str(value).removeprefix("../")
-            tried = (base / str(value), file.parent / str(value), file.parent / plain)
-            place = next((p for p in tried if p.exists()), None)
-            if place is None:
-                problem, line = f"{key}: no {value}", _line_of(text, key)
-                faults.add(file, problem, "correct the path or delete the key", line=line)
-            else:
-                places.append(_absolute(place))
-        parts[split] = (*parts.get(split, ()), *places)
-    return parts
+def _split_images(settings: _Settings, key: str, faults: Faults) -> list[Path]:
+    """Return the images that ``data.yaml`` gives to a split."""
+    values = settings.document[key]
+    found: list[Path] = []
+    for value in values if isinstance(values, list) else [values]:
+        place = _place(settings, str(value))
+        if place is None:
+            problem, line = f"{key}: no {value}", _line_of(settings.text, key)
+            remedy = "correct the path or delete the key"
+            faults.add(settings.file, problem, remedy, line=line)
+        else:
+            found += _listed_images(place, faults)
+    return found
+
+
+def _place(settings: _Settings, value: str) -> Path | None:
+    """Return the folder or list that ``data.yaml`` names, or None where there is none."""
+    folder = settings.file.parent
+    base = folder / str(settings.document.get("path") or ".")
+    # Exports of Roboflow write ../train/images for a folder beside data.yaml.
+    tried = (base / value, folder / value, folder / value.removeprefix("../"))
+    place = next((p for p in tried if p.exists()), None)
+    return None if place is None else _absolute(place)
 
 
 def _absolute(path: Path) -> Path:
@@ -186,21 +200,84 @@ def _absolute(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
-def _find(
-    path: Path, base: Path, images: Path | None, settings: _Settings | None, faults: Faults
-) -> _Found:
-    if settings is not None and settings.parts:
+def _find(base: Path, settings: _Settings | None, faults: Faults) -> _Found:
+    if settings is not None and settings.split_keys:
         return _find_listed(settings, faults)
     inside = base / "images"
-    root = (images or (inside if inside.is_dir() else base)).resolve()
+    root = (inside if inside.is_dir() else base).resolve()
     names = find_images(root, faults)
-    if images is not None:
-        folder = path / "labels" if (path / "labels").is_dir() else path
-        labels = {name: (folder / name).with_suffix(".txt") for name in names}
-    else:
-        labels = {name: label_file(root / name) for name in names}
+    labels = {name: label_file(root / name) for name in names}
+    return _Found(root, labels, _folder_splits(names))
+
+
+def _find_below(root: Path, path: Path, settings: _Settings | None, faults: Faults) -> _Found:
+    """Find the labels of images in a folder that the dataset need not know of."""
+    files = {name: _absolute(root / name) for name in find_images(root, faults)}
+    listed: dict[Path, Split] = {}
+    notes: tuple[str, ...] = ()
+    if settings is not None:
+        listed, notes = _splits_of(set(files.values()), root, settings, faults)
+    base = _base(path).resolve()
+    folder = base / "labels" if (base / "labels").is_dir() else base
+    labels: dict[str, Path] = {}
+    for name, file in files.items():
+        own, usual = (folder / name).with_suffix(".txt"), label_file(root / name)
+        # Where the user named a folder, labels that lie elsewhere may be of another labelling.
+        known = path.is_file() or usual.is_relative_to(base) or file in listed
+        labels[name] = _chosen(own, usual, faults) if known else own
+    if not listed:
+        return _Found(root, labels, _folder_splits(files), notes)
+    splits = {name: listed.get(file, "unused") for name, file in files.items()}
+    return _Found(root, labels, splits, notes)
+
+
+def _chosen(own: Path, usual: Path, faults: Faults) -> Path:
+    """Return the label file of an image: at its path below the labels, or where YOLO looks."""
+    if not usual.is_file():
+        return own
+    if own.is_file() and not own.samefile(usual):
+        problem = f"labels of an image that has {usual} too"
+        faults.add(own, problem, "remove one of them, or name the folder of all images")
+    return usual
+
+
+def _splits_of(
+    images: Collection[Path], root: Path, settings: _Settings, faults: Faults
+) -> tuple[dict[Path, Split], tuple[str, ...]]:
+    """Return the splits that ``data.yaml`` gives to the images below ``root``, and notes.
+
+    Its other images are none of this reading, and often not there at all.
+    """
+    listed: dict[Path, Split] = {}
+    notes = []
+    for key in settings.split_keys:
+        own = Faults()
+        files = [_absolute(file) for file in _split_images(settings, key, own)]
+        below = [file for file in files if file in images]
+        if below:
+            faults.found += own.found
+            _assign(below, key, listed, settings, faults)
+        else:
+            notes.append(f"{settings.file}: {key} names no image below {root}")
+    return listed, tuple(notes)
+
+
+def _assign(
+    files: Iterable[Path],
+    key: str,
+    listed: dict[Path, Split],
+    settings: _Settings,
+    faults: Faults,
+) -> None:
+    for file in files:
+        if listed.setdefault(file, KEYS[key]) != KEYS[key]:
+            problem = f"{file.name} is in {listed[file]} and {KEYS[key]}"
+            faults.add(settings.file, problem, "keep each image in one split")
+
+
+def _folder_splits(names: Iterable[str]) -> dict[str, Split]:
     splits = {name: _folder_split(name) for name in names}
-    return _Found(root, labels, {name: split for name, split in splits.items() if split})
+    return {name: split for name, split in splits.items() if split}
 
 
 def _folder_split(name: str) -> Split | None:
@@ -211,11 +288,8 @@ def _folder_split(name: str) -> Split | None:
 
 def _find_listed(settings: _Settings, faults: Faults) -> _Found:
     listed: dict[Path, Split] = {}
-    for split, places in settings.parts.items():
-        for file in (f for place in places for f in _listed_images(place, faults)):
-            if listed.setdefault(file, split) != split:
-                problem = f"{file.name} is in {listed[file]} and {split}"
-                faults.add(settings.file, problem, "keep each image in one split")
+    for key in settings.split_keys:
+        _assign(_split_images(settings, key, faults), key, listed, settings, faults)
     if not listed and not faults.found:
         faults.add(settings.file, "no image in its folders", "put the images there")
     if not listed:
@@ -269,28 +343,46 @@ def _names(
     faults: Faults,
 ) -> dict[int, str]:
     """Return the class name of each id: of the table, ``data.yaml``, ``classes.txt``, or any."""
-    listed = dict(settings.names) if settings is not None else {}
+    lists = _name_lists(base, found, settings, faults)
     table = classes or classes_beside(base)
     if table is not None:
-        names = dict(enumerate(table.detector_names))
-        if settings is not None and listed and listed != names:
-            problem = f"names {list(listed.values())}, where the classes are {list(names.values())}"
-            faults.add(settings.file, problem, "make `names` and the class table agree")
-        return names
-    if listed:
-        return listed
-    folders = (
-        base,
-        base / "labels",
-        found.root,
-        *{label.parent for label in found.labels.values()},
-    )
-    file = next((f / "classes.txt" for f in folders if (f / "classes.txt").is_file()), None)
-    if file is not None:
-        return dict(
-            enumerate(line.strip() for line in faults.text(file).splitlines() if line.strip())
-        )
-    return {index: f"class_{index}" for index in sorted(_used_ids(found.labels.values()))}
+        names, owner = dict(enumerate(table.detector_names)), "the classes are"
+    elif lists:
+        first = next(iter(lists))
+        names, owner = lists[first], f"{first} has"
+    else:
+        return {index: f"class_{index}" for index in sorted(_used_ids(found.labels.values()))}
+    for file, listed in lists.items():
+        if listed != names:
+            problem = f"names {list(listed.values())}, where {owner} {list(names.values())}"
+            remedy = "make `names` and the class table agree"
+            if file.name == NAMES_FILE:
+                remedy = "make them agree, or delete the file that is wrong"
+            faults.add(file, problem, remedy)
+    return names
+
+
+def _name_lists(
+    base: Path, found: _Found, settings: _Settings | None, faults: Faults
+) -> dict[Path, dict[int, str]]:
+    """Return the class names by id of ``data.yaml`` and of every ``classes.txt``, if they do."""
+    lists = {} if settings is None else {settings.file: dict(settings.names)}
+    parents = {label.parent for label in found.labels.values()}
+    folders = (base, base / "labels", found.root, *sorted(parents))
+    for file in dict.fromkeys((folder / NAMES_FILE).resolve() for folder in folders):
+        if file.is_file():
+            lists[file] = _text_names(file, faults)
+    return {file: names for file, names in lists.items() if names}
+
+
+def _text_names(file: Path, faults: Faults) -> dict[int, str]:
+    names = listed_names(faults.text(file))
+    empty = [number for number, name in enumerate(names, 1) if not name]
+    for number in empty:
+        # Programs differ in whether such a line counts, and so in the ids after it.
+        problem = "an empty line between the names"
+        faults.add(file, problem, "delete it or write the name", line=number)
+    return {} if empty else dict(enumerate(names))
 
 
 def _used_ids(labels: Iterable[Path]) -> set[int]:
@@ -313,15 +405,29 @@ def _read_labels(
     return tuple(boxes), sum(len(line.split()) > 5 for line in text.splitlines())
 
 
-def _check_orphans(found: _Found, faults: Faults) -> None:
-    """Note the label files beside those of the images that belong to no image."""
+def _check_orphans(found: _Found, faults: Faults) -> bool:
+    """Note the label files beside those of the images that belong to no image, if there are any."""
     known = set(found.labels.values())
+    before = len(faults.found)
     for folder in sorted({label.parent for label in known}):
         for name in find_files(folder, suffixes={".txt"})[0]:
             label = folder / name
             if "/" not in name and label not in known and _is_label(label):
                 problem = "labels of an image that is not there"
                 faults.add(label, problem, "remove it, or add its image")
+    return len(faults.found) > before
+
+
+def _check_unused(base: Path, found: _Found, faults: Faults) -> None:
+    """Note label files of a dataset of which not one belongs to an image.
+
+    Else a folder that is named amiss would make all images ones that nobody looked at.
+    """
+    names = [n for n in find_files(base, suffixes={".txt"})[0] if _is_label(base / n)]
+    if found.labels and names:
+        problem = f"{len(names)} label files such as {names[0]}, but none for an image below "
+        remedy = "name the image folder whose paths the labels follow"
+        faults.add(base, f"{problem}{found.root}", remedy)
 
 
 def _is_label(file: Path) -> bool:

@@ -62,6 +62,19 @@ def test_yolo_labels(root: Path, line: str, message: str) -> None:
         ("train: images\n", ["data.yaml: no `names` of the classes; list them"]),
         ("names: [a]\nval: gone\n", ["data.yaml:2: val: no gone; correct the path or delete"]),
         ("names: [a\n", ["data.yaml:2: not valid YAML"]),
+        (
+            "names: [a]\ndate: 2024-13-01\n",
+            ["data.yaml: not valid YAML (month must be in 1..12); correct data.yaml"],
+        ),
+        (
+            "names: [020, no, a, 1e3]\n",
+            [
+                "data.yaml:1: the name of class 0 is 16, not text; quote it",
+                "data.yaml:1: the name of class 1 is False, not text; quote it",
+            ],
+        ),
+        ("names: {0: a, 3: 7}\n", ["the name of class 3 is 7, not text; quote it"]),
+        ("names: [a, b, a]\n", ["class name 'a' for the ids 0 and 2; give each class a name of"]),
         ("- a\n", ["data.yaml: no keys such as `train` and `names`"]),
         ("names: [a]\ntrain: !!python/object/apply:os.system [ls]\n", ["not valid YAML"]),
         ("names: [a]\ntrain: list.txt\n", ["list.txt:2: no image ./images/b.png; correct"]),
@@ -88,6 +101,34 @@ def test_yolo_labels_without_an_image_and_names_that_disagree(root: Path) -> Non
     faults = faults_of(root, "yolo", KNOWN)
     assert "names ['dust', 'scratch'], where the classes are ['scratch', 'dust']" in faults[0]
     assert "labels/gone.txt: labels of an image that is not there" in faults[1]
+
+
+@pytest.mark.parametrize("place", [".", "labels", "labels/lot1"])
+def test_a_list_of_names_that_contradicts(root: Path, place: str) -> None:
+    (root / "images" / "lot1").mkdir()
+    Image.new("L", (100, 50)).save(root / "images" / "lot1" / "b.png")
+    (root / "labels" / "lot1").mkdir(parents=True)
+    (root / "labels" / "lot1" / "b.txt").write_text("0 .5 .5 .1 .1\n")
+    (root / place / "classes.txt").write_text("dust\nscratch\n")
+    [fault] = faults_of(root, "yolo", KNOWN)
+    assert fault.endswith(
+        "classes.txt: names ['dust', 'scratch'], where the classes are ['scratch', 'dust']; "
+        "make them agree, or delete the file that is wrong"
+    )
+    assert str(root / place) in fault
+    (root / "data.yaml").write_text("names: [scratch, dust]\n")
+    [fault] = faults_of(root, "yolo")
+    assert f"names ['dust', 'scratch'], where {root}/data.yaml has ['scratch', 'dust']" in fault
+    (root / place / "classes.txt").write_text("scratch\ndust\n")
+    read = read_dataset(root, source_format="yolo", classes=KNOWN)
+    assert read.boxed == {"scratch"}
+
+
+def test_an_empty_line_between_names(root: Path) -> None:
+    (root / "labels").mkdir()
+    (root / "labels" / "classes.txt").write_text("scratch\n \ndust\n\n")
+    [fault] = faults_of(root, "yolo", KNOWN)
+    assert "classes.txt:2: an empty line between the names; delete it or write the name" in fault
 
 
 def voc_object(corners: tuple[object, ...], name: str = "scratch") -> str:
@@ -126,6 +167,14 @@ def voc_object(corners: tuple[object, ...], name: str = "scratch") -> str:
         (
             '<!DOCTYPE a [<!ENTITY b "bb"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>',
             "a.xml: a document type",
+        ),
+        (
+            '<?xml version="1.0" encoding="GB2312"?><annotation/>',
+            "a.xml:1: an encoding that is not read (multi-byte encodings are not supported); save",
+        ),
+        (
+            '<?xml version="1.0" encoding="foo"?><annotation/>',
+            "a.xml:1: an encoding that is not read (unknown encoding: foo); save it as UTF-8",
         ),
     ],
 )
@@ -191,6 +240,17 @@ def document(**changes: object) -> str:
             document(images=[{"id": n, "file_name": "a.png"} for n in (7, 8)]),
             "a.png is listed twice; keep one of its entries",
         ),
+        (
+            document(images=[{"id": [7], "file_name": "a.png"}], annotations=[]),
+            "instances.json: image a.png with the id [7]; give it a whole number",
+        ),
+        (
+            document(images=[{"file_name": "a.png"}], annotations=[]),
+            "image a.png with the id None; give it a whole number",
+        ),
+        (document(row={"image_id": [7]}), "annotation 5 of an image that is not in the file"),
+        (document(row={"category_id": {}}), "annotation 5: unknown category {}; correct it"),
+        (document(categories=[{"id": [1], "name": "dust"}]), "without a whole id and a name"),
         (document(annotations={}), "no list 'annotations'; export it as COCO instances"),
         ("[]", "not a COCO file"),
         ('{"images": [],\n', "instances.json:2: not JSON"),
@@ -203,6 +263,26 @@ def test_coco_files(root: Path, text: str, message: str) -> None:
     faults = [f for f in faults_of(root, "coco", KNOWN) if "unknown category 1;" not in f]
     assert len(faults) == 1
     assert message in faults[0]
+
+
+def test_coco_images_of_one_id(root: Path) -> None:
+    Image.new("L", (100, 50)).save(root / "images" / "b.png")
+    rows = [{"id": 1, "file_name": name} for name in ("a.png", "b.png")]
+    text = document(images=rows, row={"image_id": 1})
+    (root / "instances.json").write_text(text)
+    [fault] = faults_of(root, "coco", KNOWN)
+    assert fault == (
+        f"{root}/instances.json: image id 1 twice (a.png, b.png); give each image its own id"
+    )
+
+
+def test_coco_categories_of_one_name(root: Path) -> None:
+    rows = [{"id": number, "name": "scratch"} for number in (1, 2)]
+    (root / "instances.json").write_text(document(categories=rows))
+    [fault] = faults_of(root, "coco")
+    assert fault.endswith(
+        "class name 'scratch' for the ids 1 and 2; give each class a name of its own"
+    )
 
 
 @pytest.mark.parametrize("source_format", ["yolo", "voc", "coco"])

@@ -92,6 +92,10 @@ def image(name: str, data: bytes | None = None) -> Callable[[Workspace], None]:
         (image("lot1/a.png", b"GIF89a"), "lot1/a.png: not a PNG, JPEG, TIFF or BMP image; copy"),
         (image("lot1/a.png", b""), "lot1/a.png: an empty file (0 bytes); copy the image again"),
         (lambda w: w.table.write_bytes(b"image,class\n\xff,a\n") and None, "csv:2: not UTF-8"),
+        (
+            lambda w: (w.images / "self.png").symlink_to(w.images / "self.png"),
+            "images/self.png: cannot be followed (Too many levels of symbolic links); remove the",
+        ),
     ],
 )
 def test_a_fault_names_file_line_and_remedy(

@@ -1,9 +1,12 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from wafer.datasets.classes import ClassTable, DefectClass, paper_classes, read_classes
 from wafer.datasets.errors import DataError
+from wafer.datasets.records import Annotation, Box, Sample
+from wafer.datasets.workspace import Workspace, create_workspace
 
 TABLE = ClassTable(
     (
@@ -43,6 +46,10 @@ def test_the_paper_has_eight_classes() -> None:
     [
         ("", ["no list of classes"]),
         ("classes: [", ["classes.yaml:1: not valid YAML"]),
+        (
+            "made: 2024-13-01\nclasses: [{code: 1, name: a}]",
+            ["classes.yaml: not valid YAML (month must be in 1..12); write a list"],
+        ),
         ("classes: []", ["no list of classes"]),
         ("classes: [scratch]", ["class 1: not a mapping"]),
         ("classes: [{code: 1, name: yes}]", ["class 1: name must be text, not True (quote it)"]),
@@ -72,3 +79,49 @@ def test_a_table_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"classes:\n- {code: 1, name: r\xe4nder}\n")
     with pytest.raises(DataError, match="not UTF-8 text; save it as UTF-8"):
         read_classes(path)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    (tmp_path / "images").mkdir()
+    Image.new("L", (100, 50)).save(tmp_path / "images" / "a.png")
+    boxes = (Annotation(Box(0, 0, 10, 10), "BEOL"),)
+    samples = (Sample("a.png", None, boxes),)
+    return create_workspace(tmp_path, images=tmp_path / "images", classes=TABLE, samples=samples)
+
+
+@pytest.mark.parametrize(
+    "text", ["BEOL\ndeviation\n\n", "\ufeffBEOL\r\ndeviation\r\n", "BEOL", "BEOL\ndeviation\nnew\n"]
+)
+def test_a_list_of_names_in_the_order_of_the_table_is_left_alone(
+    workspace: Workspace, text: str
+) -> None:
+    (workspace.labels / "classes.txt").write_text(text, encoding="utf-8")
+    assert [len(s.annotations or ()) for s in workspace.samples()] == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("deviation\nBEOL\n", "['deviation', 'BEOL']"),
+        ("BEOL\nclean\ndeviation\n", "['BEOL', 'clean', 'deviation']"),
+        ("BEOL\n\ndeviation\n", "['BEOL', '', 'deviation']"),
+    ],
+)
+def test_a_list_of_names_in_another_order_is_a_fault(
+    workspace: Workspace, text: str, names: str
+) -> None:
+    file = workspace.labels / "classes.txt"
+    file.write_text(text)
+    with pytest.raises(DataError) as caught:
+        workspace.samples()
+    assert str(caught.value) == (
+        f"{file}: names {names}, where the ids of the classes are those of ['BEOL', 'deviation']; "
+        "give the tool this order and number the labels anew, or delete the file if it is old"
+    )
+
+
+def test_a_list_of_names_that_is_not_utf8_is_named(workspace: Workspace) -> None:
+    (workspace.labels / "classes.txt").write_bytes(b"r\xe4nder\n")
+    with pytest.raises(DataError, match=r"classes.txt: cannot be read as UTF-8 text; save it"):
+        workspace.samples()

@@ -81,6 +81,37 @@ def test_a_chain_of_conversions_loses_nothing(
     )
 
 
+@pytest.mark.parametrize(
+    ("to", "named"),
+    [
+        ("coco", "annotations"),
+        ("coco", "annotations/instances_val.json"),
+        ("yolo", "labels"),
+        ("yolo", "data.yaml"),
+        ("voc", "Annotations"),
+    ],
+)
+def test_the_table_of_a_dataset_is_read_whichever_part_of_it_is_named(
+    tmp_path: Path, source: Path, to: str, named: str
+) -> None:
+    convert(source, tmp_path / "first", to=to)
+    convert(tmp_path / "first" / named, tmp_path / "then", to="voc")
+    tables = [
+        sorted((tmp_path / name / "image_labels.csv").read_text().splitlines())
+        for name in ("first", "then")
+    ]
+    assert tables[0] == tables[1]
+    assert sum(",g1,train" in row for row in tables[1]) == 2
+
+
+def test_a_part_of_a_workspace_is_not_converted_without_its_classes(
+    tmp_path: Path, source: Path
+) -> None:
+    with pytest.raises(WaferError, match=r"is that of the workspace .*; convert that workspace"):
+        convert(source / "labels", tmp_path / "out", to="coco")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("to", "message"), [("cvat", "yolo, coco, voc"), ("YOLO", "yolo, coco")])
 def test_an_unknown_target_names_the_known_ones(
     tmp_path: Path, source: Path, to: str, message: str

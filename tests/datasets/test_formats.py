@@ -14,9 +14,10 @@ from pycocotools.coco import COCO
 
 from wafer.datasets.classes import ClassTable, DefectClass
 from wafer.datasets.conversion import READERS, WRITERS, detect_format
-from wafer.datasets.errors import WaferError
+from wafer.datasets.errors import DataError, WaferError
 from wafer.datasets.formats import coco, voc, yolo
 from wafer.datasets.formats.dataset import Dataset
+from wafer.datasets.initialisation import initialise
 from wafer.datasets.records import Annotation, Box, Sample
 
 CLASSES = ClassTable(
@@ -177,11 +178,165 @@ def test_yolo_layouts(
     assert sample.annotations[0].class_name == ("class_0" if data is None else "scratch")
 
 
+PLACES = {
+    "flat": ("images", "labels"),
+    "folders": ("images/{}", "labels/{}"),
+    "exported": ("{}/images", "{}/labels"),
+}
+
+
+def yolo_set(root: Path, places: str, data: str) -> Path:
+    """Save six images of train and three of val, each with one box of its own width."""
+    images, labels = PLACES[places]
+    for number in range(9):
+        split = "train" if number < 6 else "val"
+        write_images(root, f"{images.format(split)}/{number}.png")
+        label = root / labels.format(split) / f"{number}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text(f"{number % 2} .5 .5 .{number + 1} .4\n")
+    (root / "data.yaml").write_text(f"{data}names: [scratch, particle]\n")
+    for name, numbers in (("train", range(6)), ("val", range(6, 9))):
+        lines = "".join(f"./images/{number}.png\n" for number in numbers)
+        (root / f"{name}.txt").write_text(lines)
+    return root
+
+
+def widths(read: Dataset) -> dict[str, list[float]]:
+    """Return the widths of each labelled image's boxes in tenths of the image."""
+    return {
+        Path(s.image).stem: [round(a.box.width / 10, 3) for a in s.annotations]
+        for s in read.samples
+        if s.annotations is not None
+    }
+
+
+def split_sizes(read: Dataset) -> dict[str | None, int]:
+    splits = [s.split for s in read.samples]
+    return {split: splits.count(split) for split in dict.fromkeys(splits)}
+
+
+LISTS = "train: train.txt\nval: val.txt\n"
+FOLDERS = "train: images/train\nval: images/val\n"
+EXPORTED = "train: ../train/images\nval: ../val/images\n"
+BOTH = {"train": 6, "val": 3}
+
+
+@pytest.mark.parametrize(
+    ("places", "data", "images", "boxes", "splits"),
+    [
+        ("flat", "", "images", "data.yaml", {None: 9}),
+        ("flat", LISTS, "images", "data.yaml", BOTH),
+        ("flat", LISTS, "images", ".", BOTH),
+        ("flat", LISTS, "images", "labels", BOTH),
+        ("flat", "train: train.txt\n", "images", ".", {"train": 6, "unused": 3}),
+        ("flat", LISTS, ".", ".", BOTH),
+        ("folders", FOLDERS, "images", "data.yaml", BOTH),
+        ("folders", FOLDERS, "images/train", ".", {"train": 6}),
+        ("folders", FOLDERS, "images/train", "data.yaml", {"train": 6}),
+        ("folders", "", "images/train", "labels/train", {None: 6}),
+        ("folders", "", "images", "labels/train", BOTH),
+        ("exported", EXPORTED, ".", ".", BOTH),
+        ("exported", EXPORTED, ".", "data.yaml", BOTH),
+        ("exported", "", ".", ".", BOTH),
+        ("exported", EXPORTED, "val/images", ".", {"val": 3}),
+    ],
+)
+def test_yolo_labels_of_an_image_folder_that_is_named(
+    tmp_path: Path,
+    places: str,
+    data: str,
+    images: str,
+    boxes: str,
+    splits: dict[str | None, int],
+) -> None:
+    root = yolo_set(tmp_path, places, data)
+    read = yolo.read(root / boxes, images=root / images)
+    labelled = {s.image: s.split for s in read.samples}
+    if boxes == "labels/train" and images == "images":
+        labelled = {name: split for name, split in labelled.items() if split == "train"}
+    expected = {Path(name).stem: [int(Path(name).stem) + 1.0] for name in labelled}
+    assert widths(read) == expected
+    assert split_sizes(read) == splits
+
+
+def test_init_keeps_boxes_and_splits_of_a_data_yaml(tmp_path: Path) -> None:
+    root = yolo_set(tmp_path / "set", "flat", LISTS)
+    made = initialise(tmp_path / "w", images=root / "images", boxes=root / "data.yaml")
+    assert len(list((tmp_path / "w" / "labels").glob("*.txt"))) == 9
+    splits = {s.image: s.split for s in made.workspace.samples()}
+    assert splits == {f"{n}.png": "train" if n < 6 else "val" for n in range(9)}
+    assert made.notes == ()
+
+
+def test_splits_of_data_yaml_with_other_images_are_named(tmp_path: Path) -> None:
+    root = yolo_set(tmp_path, "folders", f"{FOLDERS}test: gone\n")
+    images = root / "images" / "train"
+    read = yolo.read(root, images=images)
+    assert read.notes == (
+        f"{root}/data.yaml: val names no image below {images}",
+        f"{root}/data.yaml: test names no image below {images}",
+    )
+    (root / "train.txt").write_text("./images/train/0.png\n./images/train/x.png\n")
+    (root / "data.yaml").write_text("train: train.txt\nnames: [scratch, particle]\n")
+    with pytest.raises(DataError, match=r"train.txt:2: no image ./images/train/x.png; correct"):
+        yolo.read(root, images=images)
+
+
+def test_splits_of_hidden_links_to_the_images_are_left_out(tmp_path: Path) -> None:
+    root = yolo_set(tmp_path, "flat", "train: .cache/yolo/images\n")
+    (root / ".cache" / "yolo" / "images").mkdir(parents=True)
+    for image in (root / "images").iterdir():
+        (root / ".cache" / "yolo" / "images" / image.name).symlink_to(image)
+    read = yolo.read(root, images=root)
+    assert split_sizes(read) == {None: 9}
+    assert read.notes == (f"{root}/data.yaml: train names no image below {root}",)
+
+
+def test_yolo_images_that_are_a_link(tmp_path: Path) -> None:
+    root = yolo_set(tmp_path / "set", "flat", LISTS)
+    (root / "images").rename(tmp_path / "store")
+    (root / "images").symlink_to(tmp_path / "store")
+    for images in (root / "images", tmp_path / "store"):
+        read = yolo.read(root, images=images)
+        assert len(widths(read)) == 9
+        assert split_sizes(read) == BOTH
+
+
+def test_yolo_labels_outside_the_folder_that_was_named_are_not_taken(tmp_path: Path) -> None:
+    root = yolo_set(tmp_path, "flat", "")
+    (root / "new" / "labels").mkdir(parents=True)
+    (root / "new" / "labels" / "3.txt").write_text("0 .5 .5 .1 .4\n")
+    read = yolo.read(root / "new" / "labels", images=root / "images")
+    assert widths(read) == {"3": [1.0]}
+
+
+def test_two_label_files_of_one_image_are_a_fault(tmp_path: Path) -> None:
+    root = yolo_set(tmp_path, "folders", "")
+    (root / "labels" / "0.txt").write_text("")
+    with pytest.raises(DataError) as caught:
+        yolo.read(root, images=root / "images" / "train")
+    [fault] = caught.value.faults
+    assert fault.file == str(root / "labels" / "0.txt")
+    assert fault.problem == f"labels of an image that has {root}/labels/train/0.txt too"
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_label_files_of_which_none_is_used_are_a_fault(tmp_path: Path, given: bool) -> None:
+    root = yolo_set(tmp_path, "flat", "")
+    (root / "labels").rename(root / "boxes")
+    with pytest.raises(DataError) as caught:
+        yolo.read(root, images=root / "images" if given else None)
+    assert str(caught.value) == (
+        f"{root}: 9 label files such as boxes/0.txt, but none for an image below {root}/images; "
+        "name the image folder whose paths the labels follow"
+    )
+
+
 def test_yolo_names_of_a_text_file(tmp_path: Path) -> None:
     write_images(tmp_path, "images/a.png")
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.txt").write_text("1 .5 .5 .2 .4\n")
-    (tmp_path / "labels" / "classes.txt").write_text("dust\nscratch\n")
+    (tmp_path / "labels" / "classes.txt").write_text("dust\nscratch\n\n \n")
     read = yolo.read(tmp_path)
     assert read.classes.names == ("dust", "scratch")
     assert read.samples[0].annotations is not None
@@ -290,6 +445,49 @@ def test_same_names_in_two_split_folders_do_not_mix(tmp_path: Path) -> None:
     assert two.annotations is not None
     assert one.annotations[0].box == Box(0, 0, 10, 10)
     assert two.annotations[0].box == Box(5, 5, 15, 15)
+
+
+@pytest.mark.parametrize(
+    ("images", "path"), [(None, "."), ("images", "."), (".", "."), ("images", "annotations")]
+)
+def test_coco_finds_our_own_images_again(tmp_path: Path, images: str | None, path: str) -> None:
+    write_images(tmp_path / "in", "a.png", "train/a.png")
+    samples = (
+        Sample("a.png", None, BOXES[:1], split="train"),
+        Sample("train/a.png", None, None, split="val"),
+    )
+    coco.write(Dataset(tmp_path / "in", TABLE, samples), tmp_path / "out")
+    root = tmp_path / "out"
+    read = coco.read(root / path, images=None if images is None else root / images)
+    found = {(read.root / s.image).relative_to(root / "images"): s for s in read.samples}
+    own, other = found[Path("a.png")], found[Path("train/a.png")]
+    assert (own.annotations, own.split) == (BOXES[:1], "train")
+    assert (other.annotations, other.split) == (None, None)
+
+
+def test_coco_in_a_split_folder_of_images_beside_annotations(tmp_path: Path) -> None:
+    write_images(tmp_path, "images/train2017/a.png", "images/val2017/a.png")
+    (tmp_path / "annotations").mkdir()
+    for split in ("train", "val"):
+        file = tmp_path / "annotations" / f"instances_{split}2017.json"
+        file.write_text(json.dumps(instances()))
+    found = {s.image: s.split for s in coco.read(tmp_path).samples}
+    assert found == {"train2017/a.png": "train", "val2017/a.png": "val"}
+
+
+@pytest.mark.parametrize("text", ["images/a.png", "images\\a.png", "./images/a.png"])
+@pytest.mark.parametrize("linked", [True, False])
+def test_coco_names_below_the_folder_of_the_file(tmp_path: Path, text: str, linked: bool) -> None:
+    write_images(tmp_path, "images/a.png", "images/b/a.png")
+    if linked:
+        (tmp_path / "images").rename(tmp_path / "store")
+        (tmp_path / "images").symlink_to(tmp_path / "store")
+    row = {"id": 7, "file_name": text, "width": 100, "height": 50}
+    (tmp_path / "result.json").write_text(json.dumps(instances(images=[row])))
+    for images in (None, tmp_path / "images"):
+        one, two = coco.read(tmp_path / "result.json", images=images).samples
+        assert one.annotations == (Annotation(Box(40, 15, 60, 35), "scratch"),)
+        assert (two.image, two.annotations) == ("b/a.png", None)
 
 
 def test_a_folder_of_label_files_alone_is_yolo(tmp_path: Path) -> None:

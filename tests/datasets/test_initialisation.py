@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wafer.datasets.conversion import convert
 from wafer.datasets.errors import DataError, WaferError, WorkspaceError
 from wafer.datasets.initialisation import initialise
 from wafer.datasets.labels_csv import read_label_rows
@@ -74,6 +75,62 @@ def test_a_pattern_makes_groups_that_stay_together(data: Path) -> None:
     assert len(splits) == 10
     assert all(len(found) == 1 for found in splits.values())
     assert "group" not in made.workspace.table.read_text().splitlines()[0]
+
+
+@pytest.mark.parametrize("pattern", ["lot([0-9]*)", "()w"])
+def test_a_pattern_without_a_find_makes_no_group_and_a_note_says_so(
+    data: Path, pattern: str
+) -> None:
+    (data / "images" / "w5_15.png").rename(data / "images" / "lot7.png")
+    table = (data / "table.csv").read_text().replace("w5_15.png", "lot7.png")
+    (data / "table.csv").write_text(table)
+    for i in range(5):
+        pixels = np.asarray(Image.open(data / "images" / "w0_00.png"))
+        Image.fromarray((pixels // 2 + 10 * i).astype(np.uint8)).save(data / "images" / f"c{i}.png")
+    made = initialise(
+        data / "w",
+        images=data / "images",
+        image_labels=data / "table.csv",
+        group_pattern=pattern,
+    )
+    groups = {s.image: s.group for s in made.workspace.samples()}
+    expected = "7" if pattern.startswith("lot") else None
+    assert groups == {**dict.fromkeys(groups), "lot7.png": expected}
+    alone = 35 - (expected is not None)
+    notes = (
+        f"the group pattern {pattern!r} finds no group in {alone} of 35 images",
+        f"{'no image has a group (lot, wafer)' if alone == 35 else '34 images have no group'}; "
+        "6 near-duplicates in 1 sets, the largest of 6, stay together",
+    )
+    assert made.notes == notes
+    assert len({s.split for s in made.samples if s.image[0] == "c"}) == 1
+    assert resplit(made.workspace, seed=1).notes == (notes[1], notes[0])
+
+
+@pytest.mark.parametrize("to", ["yolo", "coco"])
+def test_the_table_beside_the_boxes_is_read(data: Path, to: str) -> None:
+    rows = (data / "table.csv").read_text().splitlines()
+    grouped = [f"{row},lot{i % 5}" for i, row in enumerate(rows[1:])]
+    (data / "table.csv").write_text("\n".join(["image,class,group", *grouped]))
+    first = initialise(data / "w", images=data / "images", image_labels=data / "table.csv")
+    convert(first.workspace.root, data / "z", to=to)
+    made = initialise(data / "w2", images=data / "z" / "images", boxes=data / "z")
+    assert made.workspace.classes == first.workspace.classes
+    bare = {Path(s.image).name: (s.image_class, s.group, s.split) for s in made.workspace.samples()}
+    assert bare == {s.image: (s.image_class, s.group, s.split) for s in first.samples}
+    assert made.notes == (
+        f"classes, groups and splits are those of {data / 'z' / 'image_labels.csv'}, "
+        "beside the boxes",
+    )
+
+
+def test_a_table_without_classes_beside_it_has_to_be_named(data: Path) -> None:
+    (data / "table.csv").rename(data / "image_labels.csv")
+    (data / "labels").mkdir()
+    (data / "labels" / "w5_15.txt").write_text("0 .5 .5 .2 .4\n")
+    made = initialise(data / "w", images=data / "images", boxes=data / "labels")
+    assert {s.image_class for s in made.samples} == {None}
+    assert made.workspace.classes.names == ("class_0",)
 
 
 def test_list_files_are_the_split(data: Path) -> None:
@@ -201,6 +258,22 @@ def test_a_second_time_needs_force(data: Path) -> None:
     with pytest.raises(WorkspaceError, match="--force"):
         initialise(data / "w", **arguments)  # type: ignore[arg-type]
     initialise(data / "w", **arguments, force=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_images_in_a_folder_that_the_workspace_needs_stay_where_they_are(
+    data: Path, force: bool
+) -> None:
+    folder = data / "w" / "labels"
+    folder.parent.mkdir()
+    (data / "images").rename(folder)
+    (folder / "w5_15.txt").write_text("0 .5 .5 .1 .1\n")
+    before = sorted((data / "w").rglob("*"))
+    with pytest.raises(WorkspaceError, match="needs the folder labels for itself") as caught:
+        initialise(data / "w", images=folder, boxes=folder, boxes_format="yolo", force=force)
+    assert "name another DIR" in str(caught.value)
+    assert "--force" not in str(caught.value)
+    assert sorted((data / "w").rglob("*")) == before
 
 
 @pytest.mark.slow

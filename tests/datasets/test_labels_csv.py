@@ -40,6 +40,25 @@ def test_columns_in_any_order_and_further_ones_left_alone(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize("further", [",", "remark,remark"])
+def test_further_columns_may_share_a_name_or_have_none(tmp_path: Path, further: str) -> None:
+    text = f"image,class,group,split,{further}\na.png,s,L1,val,,\nb.png,t,,train,x,y\n"
+    assert rows_of(tmp_path, text) == (
+        LabelRow(2, "a.png", "s", "L1", "val"),
+        LabelRow(3, "b.png", "t", None, "train"),
+    )
+    rewrite_splits(
+        tmp_path / "image_labels.csv",
+        {"a.png": "test", "b.png": "test"},
+        images=ImageNames(["a.png", "b.png"]),
+    )
+    assert (tmp_path / "image_labels.csv").read_text() == (
+        f"image,class,group,split,{further}\na.png,s,L1,test,,\nb.png,t,,test,x,y\n"
+    )
+    with pytest.raises(DataError, match="2: 5 cells where the header has 6"):
+        rows_of(tmp_path, f"image,class,group,split,{further}\na.png,s,,,\n")
+
+
 def test_a_byte_order_mark_and_a_cell_of_two_lines(tmp_path: Path) -> None:
     text = '\ufeffimage,class,remark\r\na.png,s,"two\r\nlines"\r\nb.png,t,\r\n'
     assert [(r.line, r.image) for r in rows_of(tmp_path, text)] == [(2, "a.png"), (4, "b.png")]

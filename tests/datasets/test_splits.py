@@ -1,6 +1,7 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -51,6 +52,36 @@ def test_a_group_is_in_one_split_and_shares_are_near() -> None:
     for name, found in counts(result).items():
         shares = np.array(found) / sum(found)
         assert np.abs(shares - [0.65, 0.15, 0.2]).max() < 0.05, name
+
+
+@pytest.mark.parametrize("shares", [(0.98, 0.01, 0.01), (0.9, 0.02, 0.08)])
+def test_shares_finer_than_a_fold_hold_for_many_groups(shares: tuple[float, ...]) -> None:
+    samples = [
+        Sample(f"{g}/{i}.png", "ab"[g % 2], group=str(g)) for g in range(300) for i in range(3)
+    ]
+    train, val, test = shares
+    result = split_samples(samples, train=train, val=val, test=test)
+    found = counts(result)
+    assert np.sum(list(found.values()), axis=0).tolist() == [round(900 * s) for s in shares]
+    for name in "ab":
+        assert np.abs(np.array(found[name]) - np.multiply(450, shares)).max() <= 1.5, name
+    assert len({(s.group, s.split) for s in result}) == 300
+
+
+@pytest.mark.slow
+def test_shares_hold_for_thousands_of_groups_of_several_classes() -> None:
+    samples = lots(3000, 3, "aaaaaabbbc")
+    result = split_samples(samples, train=0.97, val=0.01, test=0.02)
+    assert len({(s.group, s.split) for s in result}) == 3000
+    for name, found in counts(result).items():
+        shares = np.array(found) / sum(found)
+        assert np.abs(shares - [0.97, 0.01, 0.02]).max() < 0.002, name
+
+
+def test_one_split_takes_every_image_even_of_one_group() -> None:
+    samples = [Sample("a.png", "x", group="g"), Sample("b.png", group="g")]
+    result = split_samples(samples, train=1, val=0, test=0)
+    assert result == tuple(replace(sample, split="train") for sample in samples)
 
 
 @pytest.mark.slow

@@ -109,6 +109,24 @@ def test_images_may_lie_in_the_workspace_itself(tmp_path: Path) -> None:
     assert [s.image for s in workspace.samples()] == ["a.png"]
 
 
+@pytest.mark.parametrize("folder", ["labels", "labels/lot1", "truth", "runs/x", "models", ".cache"])
+def test_images_may_not_lie_in_what_the_workspace_writes(tmp_path: Path, folder: str) -> None:
+    images = images_for(tmp_path / folder, ["a.png"])
+    needed = folder.split("/", maxsplit=1)[0]
+    with pytest.raises(WorkspaceError, match=rf"needs the folder {needed} for itself; name anoth"):
+        create_workspace(
+            tmp_path, images=images, classes=CLASSES, samples=[Sample("a.png", "clean")], force=True
+        )
+    assert (images / "a.png").is_file()
+    assert not (tmp_path / "classes.yaml").exists()
+
+
+def test_settings_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = made(tmp_path, white_level=4095).root / "wafer.toml"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert open_workspace(tmp_path).white_level == 4095
+
+
 def test_whole_image_classes_have_the_full_frame_and_none_has_nothing(tmp_path: Path) -> None:
     samples = [Sample("d.png", "deviation"), Sample("c.png", "clean"), Sample("x.png", "residue")]
     workspace = made(tmp_path, samples)

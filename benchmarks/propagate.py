@@ -478,7 +478,13 @@ def confident(
     detector = load_detector(run.folder / MODEL_FILE)
     found = {}
     for row in score_samples(
-        detector.model, pool, workspace=hidden, classes=hidden.classes, image_size=size_of(hidden)
+        detector.model,
+        pool,
+        workspace=hidden,
+        classes=hidden.classes,
+        image_size=detector.checkpoint.image_size,
+        colour=detector.checkpoint.colour,
+        white_level=detector.checkpoint.white_level,
     ):
         boxes = tuple(
             Annotation(d.box, d.class_name, "model", d.score)

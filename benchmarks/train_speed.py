@@ -142,7 +142,13 @@ def measured(model: Any, workspace: Workspace, *, image_size: int) -> dict[str, 
     samples = select(workspace.samples(), "test").samples
     scored = list(
         score_samples(
-            model, samples, workspace=workspace, classes=workspace.classes, image_size=image_size
+            model,
+            samples,
+            workspace=workspace,
+            classes=workspace.classes,
+            image_size=image_size,
+            colour=workspace.colour,
+            white_level=workspace.white_level,
         )
     )
     found = average_precision(

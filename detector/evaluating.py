@@ -89,12 +89,15 @@ def _score(
     progress: Callable[[int, int], None] | None,
 ) -> list[Scored]:
     rows = []
+    checkpoint = detector.checkpoint
     for row in score_samples(
         detector.model,
         samples,
         workspace=workspace,
         classes=workspace.classes,
-        image_size=detector.checkpoint.image_size,
+        image_size=checkpoint.image_size,
+        colour=checkpoint.colour,
+        white_level=checkpoint.white_level,
     ):
         rows.append(row)
         if progress is not None:

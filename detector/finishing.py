@@ -10,7 +10,7 @@ import torch  # noqa: TID253
 from safetensors.torch import load_file
 
 from wafer.datasets.classes import ClassTable
-from wafer.datasets.files import atomic_file
+from wafer.datasets.files import atomic_file, write_text
 from wafer.datasets.records import Sample
 from wafer.datasets.runs import MODEL_FILE, Run, versions
 from wafer.datasets.workspace import Workspace
@@ -19,15 +19,17 @@ from wafer.detector.exporting import export_model
 from wafer.detector.knowing import known_tensors
 from wafer.detector.plan import TrainingPlan
 from wafer.detector.prediction import Scored, score_samples
-from wafer.detector.trainer import BEST, LAST, STATE
+from wafer.detector.trainer import BEST, LAST, STATE, read_state
 from wafer.detector.ultralytics_adapter import VERSION, DetectionModel
 from wafer.evaluation.calibration import fit_platt, killer_escape_limit
 from wafer.evaluation.detection import average_precision
 from wafer.weights.checkpoint import save_checkpoint
 from wafer.weights.decision_rule import DecisionRule
-from wafer.weights.loading import Tensors
 
-__all__ = ["finish_run", "fit_decision"]
+__all__ = ["RESULTS", "finish_run", "fit_decision"]
+
+RESULTS = "results.csv"
+"""The name of the file in a run folder, a row an epoch."""
 
 
 def finish_run(
@@ -48,8 +50,7 @@ def finish_run(
         workspace: the images.
         plan: what was trained.
         val: validation images.
-        bundle: make a bundle too, among the models of the workspace, and keep what it takes to tell
-            images of no class.
+        bundle: make a bundle too, among the models of the workspace.
 
     Returns:
         mAP50 and mAP50-95 on val; None where val has no box.
@@ -68,20 +69,20 @@ def finish_run(
             workspace=workspace,
             classes=workspace.classes,
             image_size=arguments["imgsz"],
+            colour=plan.colour,
+            white_level=plan.white_level,
         )
     )
     rule = fit_decision(val, scored, classes=workspace.classes)
-    known: Tensors = {}
-    if bundle:
-        known = known_tensors(
-            model,
-            plan,
-            val,
-            workspace=workspace,
-            image_size=arguments["imgsz"],
-            rule=rule,
-            seed=arguments["seed"],
-        )
+    known = known_tensors(
+        model,
+        plan,
+        val,
+        workspace=workspace,
+        image_size=arguments["imgsz"],
+        rule=rule,
+        seed=arguments["seed"],
+    )
     save_checkpoint(
         run.folder / MODEL_FILE,
         {**model.state_dict(), **known},
@@ -101,10 +102,18 @@ def finish_run(
     run.update(metrics=metrics)
     if bundle:
         run.note_bundle(export_model(workspace, run.folder).folder)
+    _settle_results(run)
     run.update(status="finished")
     for leftover in (BEST, LAST, STATE):
         (run.folder / leftover).unlink(missing_ok=True)
     return metrics
+
+
+def _settle_results(run: Run) -> None:
+    """Put the results of all epochs on disk, as far as ultralytics has left that to chance."""
+    state = read_state(run.folder)
+    assert state is not None, "a training that came to its end has saved its state"
+    write_text(run.folder / RESULTS, state["results"])
 
 
 def fit_decision(

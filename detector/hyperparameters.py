@@ -157,7 +157,7 @@ def read_hyp(path: Path) -> Hyp:
     remedy = "write `name: number`, one a line, as in hyp_evolve.yaml"
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date with a month 13 is a ValueError
         mark = getattr(error, "problem_mark", None)
         line = None if mark is None else mark.line + 1
         fault = Fault(file=str(path), line=line, problem="this is not YAML", remedy=remedy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch  # noqa: TID253
 
+from wafer.datasets.classes import ClassTable
 from wafer.datasets.records import Sample
 from wafer.datasets.workspace import Workspace
 from wafer.detector.model import Floats, TorchEngine
@@ -20,6 +21,7 @@ from wafer.evaluation.answers import true_classes
 from wafer.evaluation.rejecting import Method, Seen, fit_known, kept_images
 from wafer.evaluation.unknown import unit_length
 from wafer.inference.deciding import decision_of
+from wafer.inference.preprocess import Letterboxed
 from wafer.inference.records import TopOne
 from wafer.inference.rejecting import known_arrays
 from wafer.weights.decision_rule import DecisionRule
@@ -50,7 +52,7 @@ def known_tensors(
         model: in evaluation mode.
         plan: what was trained.
         val: validation images.
-        workspace: says where these are and how images are decoded.
+        workspace: says where these are.
         image_size: side of the letterboxed input in pixels.
         rule: by which it answers.
         seed: decides which images of a large class are kept.
@@ -71,7 +73,10 @@ def known_tensors(
         return {}
     labels = np.array([label for _, label in shown], np.int64)
     kept = kept_images(labels, seed=seed)
-    look = partial(_seen, model, workspace=workspace, image_size=image_size, rule=rule)
+    load = partial(
+        load_letterboxed, image_size=image_size, colour=plan.colour, white_level=plan.white_level
+    )
+    look = partial(_seen, model, classes=classes, load=load, rule=rule)
     known = fit_known(
         look([shown[position][0] for position in kept]),
         labels[kept],
@@ -92,16 +97,15 @@ def _seen(
     model: CpuModel,
     images: Sequence[Path],
     *,
-    workspace: Workspace,
-    image_size: int,
+    classes: ClassTable,
+    load: Callable[[Path], Letterboxed],
     rule: DecisionRule,
 ) -> Seen:
-    classes = workspace.classes
     decide = decision_of(classes, rule)
     answered, confidence = [], []
     scores: list[Floats] = []
     features: list[Floats] = []
-    for found in _looked(model, images, workspace=workspace, image_size=image_size):
+    for found in _looked(model, images, load):
         for row, label in zip(found.scores, found.classes, strict=True):
             answer = decide(float(row.max()), classes.detector_names[label], None)
             answered.append(classes.names.index(answer.class_name))
@@ -118,10 +122,9 @@ def _seen(
 
 
 def _looked(
-    model: CpuModel, images: Sequence[Path], *, workspace: Workspace, image_size: int
+    model: CpuModel, images: Sequence[Path], load: Callable[[Path], Letterboxed]
 ) -> Iterator[TopOne]:
     engine = TorchEngine(model)
-    load = partial(load_letterboxed, workspace=workspace, image_size=image_size)
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(images), BATCH):
             ready = pool.map(load, images[start : start + BATCH])

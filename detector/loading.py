@@ -84,7 +84,7 @@ def choose_model(workspace: Workspace | None, *, weights: Path | None) -> Path:
 
 
 def _same_classes(path: Path, workspace: Workspace) -> bool:
-    return read_checkpoint(path).classes.names == workspace.classes.names
+    return read_checkpoint(path).classes.answers_as(workspace.classes)
 
 
 def load_detector(path: Path, *, device: str = "auto") -> Detector:

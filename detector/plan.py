@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from wafer.datasets.errors import TrainingError
 from wafer.datasets.files import write_text
 from wafer.detector.image_weights import Mode
 from wafer.inference.precision import Precision
@@ -52,6 +53,11 @@ class TrainingPlan:
     train: tuple[TrainingImage, ...]
     val: tuple[TrainingImage, ...]
 
+    @property
+    def colour(self) -> bool:
+        """Return whether the input is RGB."""
+        return self.channels == 3
+
 
 def write_plan(plan: TrainingPlan, path: Path) -> None:
     """Write a plan as JSON, atomically."""
@@ -59,8 +65,21 @@ def write_plan(plan: TrainingPlan, path: Path) -> None:
 
 
 def read_plan(path: Path) -> TrainingPlan:
-    """Read a plan that ``write_plan`` wrote."""
-    raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    """Read a plan that ``write_plan`` wrote.
+
+    Raises:
+        TrainingError: the file is damaged.
+    """
+    try:
+        return _plan(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{path}: this is no plan of a training; remove the run folder {path.parent} and start "
+            "the same command again"
+        ) from error
+
+
+def _plan(raw: dict[str, Any]) -> TrainingPlan:
     raw["start"] = None if raw["start"] is None else Path(raw["start"])
     raw["cache"] = Path(raw["cache"])
     raw["names"] = tuple(raw["names"])

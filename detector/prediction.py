@@ -48,20 +48,24 @@ def score_samples(
     workspace: Workspace,
     classes: ClassTable,
     image_size: int,
+    colour: bool,
+    white_level: int,
 ) -> Iterator[Scored]:
     """Run a detector over samples, in their order.
 
     Args:
         model: in evaluation mode.
         samples: images of the workspace.
-        workspace: says where the images are and how they are decoded.
+        workspace: says where the images are.
         classes: the table the detector was trained with.
         image_size: side of the letterboxed input in pixels.
+        colour: whether the detector takes RGB.
+        white_level: the value of 16-bit images that becomes 255, as in its training.
 
     Raises:
         ImageError: an image cannot be decoded.
     """
-    load = partial(load_letterboxed, workspace=workspace, image_size=image_size)
+    load = partial(load_letterboxed, image_size=image_size, colour=colour, white_level=white_level)
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(samples), BATCH):
             batch = samples[start : start + BATCH]
@@ -90,14 +94,13 @@ def _scored(
         )
 
 
-def load_letterboxed(path: Path, *, workspace: Workspace, image_size: int) -> Letterboxed:
-    """Return an image of a workspace as a network of ``image_size`` sees it.
+def load_letterboxed(path: Path, *, image_size: int, colour: bool, white_level: int) -> Letterboxed:
+    """Return an image as a network sees it; how is a matter of the network, not of the workspace.
 
     Raises:
         ImageError: it cannot be decoded.
     """
-    pixels = decode_image(path, colour=workspace.colour, white_level=workspace.white_level)
-    return letterbox(pixels, image_size)
+    return letterbox(decode_image(path, colour=colour, white_level=white_level), image_size)
 
 
 def _detection(found: Floats, sample: Sample, boxed: Letterboxed, classes: ClassTable) -> Detection:

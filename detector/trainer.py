@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +53,35 @@ BEST = Path("weights", "best.tensors")
 LAST = Path("weights", "last.tensors")
 
 
+# What torch lets through on damaged bytes.
+UNREADABLE = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    struct.error,
+    pickle.UnpicklingError,
+)
+
+
 def read_state(run: Path) -> dict[str, Any] | None:
-    """Return what an unfinished training saved after its last epoch, or None."""
+    """Return what an unfinished training saved after its last epoch, or None.
+
+    Raises:
+        TrainingError: the file is damaged.
+    """
     path = run / STATE
     if not path.is_file():
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise TrainingError(
+            f"{path}: the state to go on from is damaged; remove the run folder {run} and start "
+            "the same command again"
+        ) from error
     return state
 
 
@@ -272,7 +297,8 @@ class WaferTrainer(DetectionTrainer):  # type: ignore[misc]
         self.ema.ema.load_state_dict(state["ema"])
         self.ema.updates = state["updates"]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty after epochs on a CPU
+            self.scaler.load_state_dict(state["scaler"])
         self.best_fitness = state["best_fitness"]
         self.stopper.__dict__.update(state["stopper"])
         self.start_epoch = state["epoch"] + 1

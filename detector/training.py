@@ -30,6 +30,7 @@ from wafer.inference.precision import Precision
 from wafer.weights.manifest import shipped
 
 __all__ = [
+    "LARGEST_SEED",
     "PreparedTraining",
     "TrainingArguments",
     "prepare_training",
@@ -61,6 +62,7 @@ class TrainingArguments(TypedDict, total=False):
     optimizer: str
     patience: int
     seed: int
+    draw_seed: int | None
     device: str
     hyperparameters: Mapping[str, float]
 
@@ -81,6 +83,7 @@ def train_detector(
     *,
     runs: Path | None = None,
     expected_hash: str | None = None,
+    any_device: bool = False,
     samples: Sequence[Sample] | None = None,
     progress: Progress | None = None,
     **arguments: Unpack[TrainingArguments],
@@ -94,6 +97,7 @@ def train_detector(
         runs: the folder of numbered runs; None takes that of the workspace, whose models are
             what other commands use, and makes a bundle of the model for them.
         expected_hash: the data that the training has to be on; None takes what is there.
+        any_device: go on with a run that was begun on another device too.
         samples: as for ``prepare_training``.
         progress: called after every batch.
         arguments: see ``prepare_training``.
@@ -109,10 +113,12 @@ def train_detector(
     run, resumed = open_run(
         workspace.runs if runs is None else runs,
         model=str(ready.arguments["model"]),
-        arguments=ready.arguments,
+        arguments={**ready.arguments, "device": None} if any_device else ready.arguments,
         dataset_hash=ready.dataset_hash,
     )
     with locked(run):
+        if any_device:
+            run.update(device=ready.arguments["device"])
         ready = _with_precision_of(run, ready) if resumed else ready
         write_plan(ready.plan, run.folder / PLAN)
         if (ledger := read_chain(workspace.root).copy) is not None:
@@ -141,6 +147,7 @@ def prepare_training(
     optimizer: str = "auto",
     patience: int = 100,
     seed: int = 0,
+    draw_seed: int | None = None,
     device: str = "auto",
     hyperparameters: Mapping[str, float] | None = None,
     samples: Sequence[Sample] | None = None,
@@ -163,6 +170,8 @@ def prepare_training(
         optimizer: one of ``OPTIMIZERS``; ``auto`` chooses it, its ``lr0`` and momentum.
         patience: stop after so many epochs without a better validation.
         seed: decides the draws, the augmentation and the first values of untrained layers.
+        draw_seed: decides which backgrounds are left out; None takes ``seed``. Trainings of
+            different seeds are on the same data where they share it.
         device: ``auto``, ``cpu``, ``cuda:N``, or ``cuda:0,1`` for several.
         hyperparameters: values that replace those of ``HYPERPARAMETERS``.
         samples: images with their splits and boxes; None takes those of the workspace. One that
@@ -183,8 +192,9 @@ def prepare_training(
     if faults:
         raise TrainingError("; ".join(faults))
     start = _first_weights(model, weights)
+    draw_seed = seed if draw_seed is None else draw_seed
     samples = workspace.samples() if samples is None else samples
-    train, notes = _training_samples(workspace, samples, max_backgrounds, seed)
+    train, notes = _training_samples(workspace, samples, max_backgrounds, draw_seed)
     selection = select(samples, "val")
     val = selection.samples
     _check_samples(workspace, train, val)
@@ -206,6 +216,7 @@ def prepare_training(
         "optimizer": optimizer,
         "patience": patience,
         "seed": seed,
+        "draw_seed": draw_seed,
         "device": devices,
         "hyperparameters": hyp,
     }

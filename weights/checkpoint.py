@@ -69,15 +69,25 @@ class Checkpoint:
         return f"{self.architecture}-{self.digest[:12]}"
 
     def check_classes(self, classes: ClassTable) -> None:
-        """Check that the model knows just these classes, in their order.
+        """Check that the model knows just these classes, in their order and of these kinds.
 
         Raises:
-            WeightsError: it knows others.
+            WeightsError: it knows others, or knows one as of another kind.
         """
         if self.classes.names != classes.names:
             raise WeightsError(
                 f"the model {self.label} knows the classes {', '.join(self.classes.names)}, the "
                 f"workspace {', '.join(classes.names)}; train one here with `wafer train`"
+            )
+        if not self.classes.answers_as(classes):
+            changed = (
+                f"{ours.name} as {ours.kind}, the workspace as {theirs.kind}"
+                for ours, theirs in zip(self.classes, classes, strict=True)
+                if ours.kind != theirs.kind
+            )
+            raise WeightsError(
+                f"the model {self.label} knows the class {'; '.join(changed)}; set the kind back "
+                "in classes.yaml, or train one here with `wafer train`"
             )
 
 

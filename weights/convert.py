@@ -56,8 +56,9 @@ def convert_yolov5(
     Official v6/v7 state dicts and ultralytics' ``yolov5*.yaml`` name backbone and neck alike;
     wrappers (``model.``, ``module.``) before the number of the layer are dropped. The anchor-based
     head of the official files has no place in the anchor-free target and is skipped. Where the
-    target has one input channel, the three filters of the first convolution are summed: for an
-    image whose three channels are equal that is the same convolution.
+    target has one input channel and the source three, the filters of the first convolution are
+    summed, and where it is the other way round, each gets a third of the one: for an image whose
+    three channels are equal that is the same convolution.
 
     Args:
         tensors: of the source, any floating type.
@@ -73,8 +74,8 @@ def convert_yolov5(
         name = WRAPPERS.sub("model.", original)
         tensor = _plain(original, value)
         shape = target_shapes.get(name)
-        if name == STEM and shape == _gray(tensor.shape):
-            tensor = tensor.sum(dim=1, keepdim=True)
+        if name == STEM and shape is not None:
+            tensor = _with_channels_of(shape, tensor)
         if shape is None:
             skipped[original] = "the target has no tensor of this name"
         elif tuple(tensor.shape) != shape:
@@ -108,8 +109,16 @@ def _plain(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float()
 
 
-def _gray(shape: torch.Size) -> Shape | None:
-    return (shape[0], 1, *shape[2:]) if len(shape) == 4 and shape[1] == 3 else None
+def _with_channels_of(shape: Shape, stem: torch.Tensor) -> torch.Tensor:
+    """Return a first convolution for grey in place of colour, or for colour in place of grey."""
+    if stem.ndim != 4:
+        return stem
+    filters, channels, *sides = stem.shape
+    if channels == 3 and shape == (filters, 1, *sides):
+        return stem.sum(dim=1, keepdim=True)
+    if channels == 1 and shape == (filters, 3, *sides):
+        return stem.repeat(1, 3, 1, 1) / 3
+    return stem
 
 
 def _check_share(

@@ -22,7 +22,12 @@ from wafer.detector.evolve.records import MODES, EvolveMode, Settings, Trial, Tr
 from wafer.detector.evolve.schedule import announcement, next_step, verdict
 from wafer.detector.evolve.trial import LAST_EPOCHS, Outcome, outcome_of, run_trial
 from wafer.detector.exporting import export_model
-from wafer.detector.training import PreparedTraining, TrainingArguments, prepare_training
+from wafer.detector.training import (
+    LARGEST_SEED,
+    PreparedTraining,
+    TrainingArguments,
+    prepare_training,
+)
 
 __all__ = ["Evolved", "Running", "View", "evolve_detector", "finished_evolution"]
 
@@ -97,7 +102,7 @@ def evolve_detector(
             with the defaults already.
         DataError, WeightsError: as ``train_detector``.
     """
-    _check_arguments(trainings, mode)
+    _check_arguments(trainings, mode, seed=training.get("seed", 0))
     ready = prepare_training(workspace, **training)
     settings = Settings(
         mode=mode,
@@ -268,6 +273,8 @@ class _Evolution:
                 **self.training,
                 "optimizer": self.settings.optimizer,
                 "weights": self.ready.plan.start or "none",
+                # Else a fresh seed would mean other backgrounds, and data that cannot be compared.
+                "draw_seed": self.ready.arguments["draw_seed"],
                 "device": self.ready.arguments["device"],
             },
             dataset_hash=self.ready.dataset_hash,
@@ -296,8 +303,13 @@ class _Evolution:
         self.watch(View(self.settings, self.trials, self.elsewhere))
 
 
-def _check_arguments(trainings: int, mode: str) -> None:
+def _check_arguments(trainings: int, mode: str, *, seed: int) -> None:
     faults = []
+    if seed >= LARGEST_SEED:
+        faults.append(
+            f"--seed must be from 0 to {LARGEST_SEED - 1} with --evolve, which takes the next one "
+            "as its fresh seed"
+        )
     if trainings < 1:
         faults.append("--evolve must be at least 1: it is the cost in full trainings")
     if mode not in MODES:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wafer.datasets.errors import DataError, Fault
 from wafer.datasets.files import write_text
 from wafer.datasets.runs import newest_finished_run
 from wafer.datasets.workspace import Workspace, open_workspace
 from wafer.detector.evolve.records import Trial
+from wafer.detector.finishing import RESULTS
 from wafer.detector.processes import Progress, child_process, report_progress, run_child
 from wafer.detector.training import TrainingArguments, train_detector
 
@@ -92,16 +94,35 @@ def outcome_of(folder: Path, *, epochs: int = LAST_EPOCHS) -> Outcome | None:
         folder: of the trial.
         epochs: the fitness, ``0.1 x mAP50 + 0.9 x mAP50-95`` on val (YOLOv5), is the mean over
             so many last validations.
+
+    Raises:
+        DataError: its results are damaged.
     """
     run = newest_finished_run(folder)
     if run is None:
         return None
-    with (run.folder / "results.csv").open(encoding="utf-8", newline="") as handle:
-        rows = [{k.strip(): float(v) for k, v in row.items()} for row in csv.DictReader(handle)]
-    last = rows[-epochs:]
-    fitness = [0.1 * row[COLUMNS["map50"]] + 0.9 * row[COLUMNS["map50_95"]] for row in last]
-    metrics = {name: rows[-1][column] for name, column in COLUMNS.items()}
-    return Outcome(run.folder, sum(fitness) / len(fitness), metrics)
+    rows = _validations(run.folder / RESULTS)
+    fitness = [0.1 * row["map50"] + 0.9 * row["map50_95"] for row in rows[-epochs:]]
+    return Outcome(run.folder, sum(fitness) / len(fitness), rows[-1])
+
+
+def _validations(path: Path) -> list[dict[str, float]]:
+    """Return what was measured after each epoch, one at least."""
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            table = csv.DictReader(handle, skipinitialspace=True)
+            rows = [{name: float(row[key]) for name, key in COLUMNS.items()} for row in table]
+    except (FileNotFoundError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise _damaged(path) from error
+    if not rows:
+        raise _damaged(path)
+    return rows
+
+
+def _damaged(path: Path) -> DataError:
+    problem = "the results of a finished trial are missing or damaged"
+    remedy = f"remove the run folder {path.parent}, and the trial is trained again"
+    return DataError([Fault(file=str(path), problem=problem, remedy=remedy)])
 
 
 def main() -> None:
@@ -114,6 +135,7 @@ def main() -> None:
         open_workspace(Path(content["workspace"])),
         runs=Path(content["runs"]),
         expected_hash=content["expected_hash"],
+        any_device=True,  # whoever takes a trial over may have another one
         progress=report_progress,
         **arguments,
     )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from wafer.datasets.errors import TrainingError
 from wafer.datasets.files import sha256_file
-from wafer.datasets.ledger import ImageState
+from wafer.datasets.ledger import Entry, ImageState
 from wafer.datasets.records import Annotation, Sample
 from wafer.datasets.runs import Run, locked, open_run
 from wafer.datasets.workspace import Workspace, dataset_hash
@@ -160,13 +160,11 @@ def propagate(
     digests = _digests(workspace, roles)
     with locked(run):
         results, comparisons = _rounds(
-            workspace, roles, settings, run.folder, rounds, promise, hosted, progress
+            workspace, roles, settings, run.folder, rounds, promise, hosted, histories, progress
         )
         best = _best(results, comparisons)
         result = _without_harmed(best, comparisons)
-        result = _refused(
-            result, REJECTED, lambda d: rejected_by_person(d, histories.get(d.image, ()))
-        )
+        result = _without_rejected(result, histories)
         result = _without_changed(workspace, result, digests)
         suspicious = _suspicions(workspace, roles, result)
         return _finish(
@@ -267,6 +265,7 @@ def _rounds(
     rounds: int,
     promise: float,
     hosted: HostedTeacher | None,
+    histories: Mapping[str, Sequence[Sequence[Entry]]],
     progress: Progress | None,
 ) -> tuple[list[RoundResult], list[tuple[Comparison, ...]]]:
     """Run the rounds; what was learnt from accepted images is compared with the round before."""
@@ -280,7 +279,8 @@ def _rounds(
     for number in range(1, rounds + 1):
         labelled = None
         if results:
-            labelled = _labels(_without_harmed(results[-1], comparisons).decisions)
+            sound = _without_harmed(results[-1], comparisons)
+            labelled = _labels(_without_rejected(sound, histories).decisions)
             if not any(s.image in labelled and s.split == "train" for s in roles.pool):
                 break  # nothing new to learn from
         if number == 1 and hosted is not None:
@@ -347,6 +347,13 @@ def _without_harmed(
     """Withdraw the classes whose teachers got worse by labels of a model."""
     harmed = {each.class_name for c in comparisons for each in c if each.harmed}
     return _refused(result, HARMED, lambda d: bool(harmed & {p.class_name for p in d.boxes}))
+
+
+def _without_rejected(
+    result: RoundResult, histories: Mapping[str, Sequence[Sequence[Entry]]]
+) -> RoundResult:
+    """Refuse boxes that a person has said are wrong."""
+    return _refused(result, REJECTED, lambda d: rejected_by_person(d, histories.get(d.image, ())))
 
 
 def _without_changed(

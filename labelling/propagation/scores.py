@@ -154,12 +154,17 @@ def _told(boxes: Sequence[Annotation], names: Sequence[str]) -> Candidates:
 
 
 def _score(detector: Detector, images: Sequence[str], workspace: Workspace) -> Iterator[Candidates]:
-    size, classes = detector.checkpoint.image_size, len(detector.checkpoint.classes.detector_names)
+    checkpoint = detector.checkpoint
+    classes = len(checkpoint.classes.detector_names)
 
     def load(image: str) -> Letterboxed | str:
         try:
-            path = workspace.image_path(image)
-            return load_letterboxed(path, workspace=workspace, image_size=size)
+            return load_letterboxed(
+                workspace.image_path(image),
+                image_size=checkpoint.image_size,
+                colour=checkpoint.colour,
+                white_level=checkpoint.white_level,
+            )
         except ImageError as error:
             return error.reason
 

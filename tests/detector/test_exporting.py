@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from math import ceil, floor
 from pathlib import Path
@@ -78,7 +79,8 @@ def exported(made: Path) -> Bundle:
 def pixels(made: Path, exported: Bundle) -> np.ndarray:
     place, size = open_workspace(made), exported.description.image_size
     paths = [place.image_path(sample.image) for sample in place.samples()]
-    return np.stack([load_letterboxed(p, workspace=place, image_size=size).image for p in paths])
+    load = partial(load_letterboxed, image_size=size, colour=False, white_level=65535)
+    return np.stack([load(path).image for path in paths])
 
 
 @pytest.fixture

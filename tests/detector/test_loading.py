@@ -1,6 +1,8 @@
 """Which model a command uses: the one that is named, the newest run's, the shipped one."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +12,7 @@ from wafer.datasets.runs import MODEL_FILE, open_run
 from wafer.datasets.workspace import Workspace
 from wafer.detector.architecture import build_model
 from wafer.detector.loading import choose_model, load_detector
+from wafer.detector.shipped_bundle import shipped_bundle
 from wafer.inference.deciding import decision_of
 from wafer.weights.checkpoint import read_checkpoint, save_checkpoint
 from wafer.weights.decision_rule import DecisionRule
@@ -68,6 +71,23 @@ def test_else_the_shipped_model_where_its_classes_are_those_of_the_workspace(
     assert choose_model(workspace(tmp_path, paper_classes()), weights=None) == path
     with pytest.raises(WeightsError, match="run `wafer train`"):
         choose_model(workspace(tmp_path, OTHER), weights=None)
+
+
+def test_the_shipped_model_is_not_for_a_workspace_of_other_kinds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = paper_classes()["deviation"]
+    assert whole.kind == "whole_image"
+    changed = ClassTable(
+        tuple(replace(c, kind="box") if c == whole else c for c in paper_classes())
+    )
+    with pytest.raises(WeightsError, match="run `wafer train`"):
+        choose_model(workspace(tmp_path, changed), weights=None)
+    bundle = SimpleNamespace(classes=paper_classes())
+    monkeypatch.setattr("wafer.detector.shipped_bundle._bundle_in", lambda place: tmp_path)
+    monkeypatch.setattr("wafer.detector.shipped_bundle.open_bundle", lambda folder: bundle)
+    assert shipped_bundle(paper_classes()) == tmp_path
+    assert shipped_bundle(changed) is None
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from wafer.detector.architecture import build_model, start_from
 from wafer.detector.draws import read_draws
 from wafer.detector.knowing import METHODS
 from wafer.detector.trainer import WaferTrainer
-from wafer.detector.training import train_detector
+from wafer.detector.training import prepare_training, train_detector
 from wafer.inference.bundle import WEIGHTS, open_bundle
 from wafer.inference.rejecting import network_tensors, rejection_of
 from wafer.weights.checkpoint import read_checkpoint
@@ -130,11 +130,16 @@ def test_a_training_ends_with_a_bundle_that_classifies_without_torch(workspace: 
 
 
 @pytest.mark.slow
-def test_a_training_elsewhere_makes_no_bundle(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_training_elsewhere_makes_no_bundle_but_a_whole_model(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     trained = train_detector(workspace, runs=tmp_path / "trials", **{**SMALL, "epochs": 1})
     assert Run(trained.folder).finished
     assert Run(trained.folder).bundle is None
     assert not workspace.models.exists()
+    rejection = rejection_of(trained.folder / MODEL_FILE, "nn", classes=len(workspace.classes))
+    assert rejection is not None
+    assert rejection.thresholds.shape == (len(workspace.classes),)
 
 
 @pytest.mark.slow
@@ -203,6 +208,43 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(
     draws = (run / "image_weights.csv").read_text()
     assert draws == (untouched.folder / "image_weights.csv").read_text()
     assert max(row.smoothed or 0 for row in read_draws(run / "image_weights.csv")) > 0
+
+
+@pytest.mark.slow
+def test_what_a_kill_left_of_the_results_is_made_whole_at_the_end(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("wafer.detector.training.finish_run", interrupt)
+        train_detector(workspace, **SMALL)
+    results = workspace.runs / "yolov5n-001" / "results.csv"
+    whole = results.read_text()
+    assert [row["epoch"] for row in csv.DictReader(whole.splitlines())] == ["1", "2"]
+    results.write_text(whole[:-40])
+    trained = train_detector(workspace, **SMALL)
+    assert (trained.folder, trained.resumed) == (results.parent, True)
+    assert results.read_text() == whole
+
+
+def interrupt(*arguments: object, **rest: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_run_goes_on_on_another_device_where_it_may(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wafer.detector.training._train", interrupt)
+    devices = iter(["cpu", "cuda:1", "cuda:1"])
+    monkeypatch.setattr("wafer.detector.training.training_devices", lambda device: next(devices))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train_detector(workspace, any_device=True, **SMALL)
+    (run,) = workspace.runs.glob("yolov5n-*")
+    record = Run(run).record
+    assert (record["arguments"]["device"], record["device"]) == (None, "cuda:1")
+    with pytest.raises(KeyboardInterrupt):
+        train_detector(workspace, **SMALL)
+    assert Run(workspace.runs / "yolov5n-002").record["arguments"]["device"] == "cuda:1"
 
 
 def own_labels(workspace: Workspace) -> None:
@@ -441,6 +483,18 @@ def test_every_damaged_image_is_named(workspace: Workspace) -> None:
     assert len(caught.value.faults) == 2
     for name, fault in zip(sorted(broken), caught.value.faults, strict=True):
         assert fault.file.endswith(name)
+
+
+def test_trainings_of_different_seeds_leave_out_the_same_backgrounds_where_they_are_to(
+    workspace: Workspace,
+) -> None:
+    few = {**SMALL, "device": "cpu", "max_backgrounds": 2}
+    first = prepare_training(workspace, seed=0, **few)
+    assert first.arguments["draw_seed"] == 0
+    assert prepare_training(workspace, seed=1, **few).dataset_hash != first.dataset_hash
+    again = prepare_training(workspace, seed=1, draw_seed=0, **few)
+    assert again.dataset_hash == first.dataset_hash
+    assert again.plan.train == first.plan.train
 
 
 @pytest.mark.slow

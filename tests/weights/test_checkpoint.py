@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,29 @@ def test_defaults(path: Path) -> None:
     assert (checkpoint.white_level, checkpoint.dataset_hash) == (65535, None)
     assert checkpoint.colour is True
     assert checkpoint.classes == classes
+
+
+def of_kinds(**kinds: Any) -> ClassTable:
+    """The classes of the paper, some as of another kind."""
+    return ClassTable(tuple(replace(c, kind=kinds.get(c.name, c.kind)) for c in paper_classes()))
+
+
+def test_other_classes_are_refused_and_another_kind_of_one_is_named(path: Path) -> None:
+    save_checkpoint(path, TENSORS, **FIELDS)
+    checkpoint = read_checkpoint(path)
+    checkpoint.check_classes(paper_classes())
+    checkpoint.check_classes(ClassTable(tuple(replace(c, killer=True) for c in paper_classes())))
+    with pytest.raises(WeightsError, match=r"the workspace spot; train one here"):
+        checkpoint.check_classes(ClassTable((DefectClass(1, "spot"),)))
+    with pytest.raises(
+        WeightsError,
+        match=r"the class deviation as whole_image, the workspace as box; set the kind back",
+    ):
+        checkpoint.check_classes(of_kinds(deviation="box"))
+    none = paper_classes().none_class
+    assert none is not None
+    with pytest.raises(WeightsError, match=rf"{none.name} as none, the workspace as box"):
+        checkpoint.check_classes(of_kinds(**{none.name: "box"}))
 
 
 def test_views_and_shared_tensors_can_be_saved(path: Path) -> None:

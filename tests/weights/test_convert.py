@@ -55,6 +55,17 @@ def test_a_grey_stem_is_the_same_convolution_on_grey_images() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-3)
 
 
+def test_a_colour_stem_is_the_same_convolution_on_grey_images() -> None:
+    stem = STEM[:, :1]
+    report = convert_yolov5({**SOURCE, "model.0.conv.weight": stem}, TARGET)
+    assert report.tensors["model.0.conv.weight"].shape == (16, 3, 6, 6)
+    grey = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.conv2d(grey, stem.float(), stride=2)
+    colour = grey.expand(2, 3, 32, 32)
+    found = torch.nn.functional.conv2d(colour, report.tensors["model.0.conv.weight"], stride=2)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-3)
+
+
 def test_a_stem_of_another_width_is_not_summed() -> None:
     source = {
         **SOURCE,

@@ -18,11 +18,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from wafer.datasets.errors import StorageError, TrainingError
+from wafer.datasets.errors import DataError, StorageError, TrainingError
 from wafer.datasets.files import sha256_file
 from wafer.datasets.runs import MODEL_FILE, Run, newest_finished_run
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
+from wafer.detector.evolve import trial as trial_process
 from wafer.detector.evolve.evolving import View, evolve_detector, finished_evolution
 from wafer.detector.evolve.genes import genome_of
 from wafer.detector.evolve.journal import JOURNAL, Journal
@@ -32,6 +33,7 @@ from wafer.detector.evolve.schedule import next_step
 from wafer.detector.evolve.table import evolve_table, time_left
 from wafer.detector.evolve.trial import outcome_of
 from wafer.detector.hyperparameters import read_hyp
+from wafer.detector.training import prepare_training
 from wafer.inference.bundle import WEIGHTS, open_bundle
 
 pytestmark = pytest.mark.slow
@@ -314,6 +316,42 @@ def test_whoever_joins_stops_too_when_the_defaults_have_failed(
     assert trained == [0, 1]
 
 
+def test_a_confirmation_is_on_the_same_backgrounds_and_on_any_device(
+    workspace: Workspace, made_up: Callable[[MadeUp], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up(rising)
+    backgrounds = []
+
+    def train(workspace: Workspace, *, runs: Path, expected_hash: str, **rest: Any) -> None:
+        assert rest.pop("any_device")
+        del rest["progress"]
+        ready = prepare_training(workspace, **rest)
+        assert ready.dataset_hash == expected_hash
+        backgrounds.append([image.path for image in ready.plan.train if not image.boxes])
+        hyp = ready.arguments["hyperparameters"]
+        write_run(runs, 0.5 - abs(hyp["lr0"] - 0.01))
+
+    def run_here(command: list[str], **rest: object) -> None:
+        monkeypatch.setattr(sys, "argv", command[2:])
+        trial_process.main()
+
+    monkeypatch.setattr(trial_process, "train_detector", train)
+    monkeypatch.setattr(trial_process, "run_child", run_here)
+    monkeypatch.setattr("wafer.detector.evolve.evolving.run_trial", trial_process.run_trial)
+    done = evolve_detector(workspace, trainings=4, seed=3, max_backgrounds=2, **SMALL)
+    with Journal.locked(done.folder) as journal:
+        states = journal.history.trials
+    assert [(s.trial.seed, s.status) for s in states] == [
+        (3, "finished"),
+        (3, "finished"),
+        (4, "finished"),
+        (4, "finished"),
+    ]
+    assert len(backgrounds[0]) == 2
+    assert backgrounds == [backgrounds[0]] * 4
+    assert "on a fresh seed" in done.verdict.reason
+
+
 def test_changed_data_stop_an_evolution_instead_of_failing_its_trials(
     workspace: Workspace, made_up: Callable[[MadeUp], list[int]]
 ) -> None:
@@ -348,6 +386,7 @@ def test_changed_data_stop_an_evolution_instead_of_failing_its_trials(
         ({"trainings": 0}, "--evolve must be at least 1"),
         ({"trainings": 1, "mode": "fast"}, "--evolve-mode must be one of"),
         ({"trainings": 1, "epochs": 0}, "--epochs must be at least 1"),
+        ({"trainings": 4, "seed": 2**31}, "--seed must be from 0 to 2147483647 with --evolve"),
     ],
 )
 def test_arguments_out_of_range_are_refused_before_anything_is_made(
@@ -373,6 +412,29 @@ def test_fitness_is_that_of_yolov5_over_the_last_validations(tmp_path: Path) -> 
     assert classic is not None
     assert classic.fitness == pytest.approx(expected[-1])
     assert outcome_of(tmp_path / "nothing") is None
+
+
+HEAD = "epoch,metrics/precision(B),metrics/recall(B),metrics/mAP50(B),metrics/mAP50-95(B)\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", HEAD, HEAD + "1,.1,.1,.1,.1\n2,.3", HEAD + "1,.1,.1,.1,.1\n\0\0", "a,b\n1,2\n", None],
+)
+def test_damaged_results_of_a_trial_are_named_with_the_remedy(
+    tmp_path: Path, text: str | None
+) -> None:
+    write_run(tmp_path, 0.5)
+    path = tmp_path / "yolov5n-001" / "results.csv"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError) as caught:
+        outcome_of(tmp_path)
+    assert str(caught.value) == (
+        f"{path}: the results of a finished trial are missing or damaged; remove the run folder "
+        f"{path.parent}, and the trial is trained again"
+    )
 
 
 def test_the_live_table_shows_every_trial_and_the_time_left(

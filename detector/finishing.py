@@ -25,6 +25,7 @@ from wafer.evaluation.calibration import fit_platt, killer_escape_limit
 from wafer.evaluation.detection import average_precision
 from wafer.weights.checkpoint import save_checkpoint
 from wafer.weights.decision_rule import DecisionRule
+from wafer.weights.loading import Tensors
 
 __all__ = ["RESULTS", "finish_run", "fit_decision"]
 
@@ -39,6 +40,7 @@ def finish_run(
     plan: TrainingPlan,
     val: Sequence[Sample],
     bundle: bool,
+    rejects: bool,
 ) -> Mapping[str, float | None]:
     """Calibrate the best weights on val and write the model files of a run.
 
@@ -51,6 +53,7 @@ def finish_run(
         plan: what was trained.
         val: validation images.
         bundle: make a bundle too, among the models of the workspace.
+        rejects: keep what it takes to tell images of no class, a pass over many of the images.
 
     Returns:
         mAP50 and mAP50-95 on val; None where val has no box.
@@ -74,15 +77,17 @@ def finish_run(
         )
     )
     rule = fit_decision(val, scored, classes=workspace.classes)
-    known = known_tensors(
-        model,
-        plan,
-        val,
-        workspace=workspace,
-        image_size=arguments["imgsz"],
-        rule=rule,
-        seed=arguments["seed"],
-    )
+    known: Tensors = {}
+    if rejects:
+        known = known_tensors(
+            model,
+            plan,
+            val,
+            workspace=workspace,
+            image_size=arguments["imgsz"],
+            rule=rule,
+            seed=arguments["seed"],
+        )
     save_checkpoint(
         run.folder / MODEL_FILE,
         {**model.state_dict(), **known},

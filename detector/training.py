@@ -98,7 +98,8 @@ def train_detector(
             what other commands use, and makes a bundle of the model for them.
         expected_hash: the data that the training has to be on; None takes what is there.
         any_device: go on with a run that was begun on another device too.
-        samples: as for ``prepare_training``.
+        samples: as for ``prepare_training``. A model of such keeps nothing to tell images of no
+            class by: it is a teacher, which nobody asks about them.
         progress: called after every batch.
         arguments: see ``prepare_training``.
 
@@ -127,7 +128,12 @@ def train_detector(
         if state is None or not state["complete"]:
             _train(run, ready.arguments, progress)
         metrics = finish_run(
-            run, workspace=workspace, plan=ready.plan, val=ready.val, bundle=runs is None
+            run,
+            workspace=workspace,
+            plan=ready.plan,
+            val=ready.val,
+            bundle=runs is None,
+            rejects=samples is None,
         )
     return TrainedRun(run.folder, resumed, metrics, ready.notes)
 

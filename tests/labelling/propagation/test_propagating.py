@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
 from wafer.datasets.errors import DataError, ExchangeError, TrainingError
 from wafer.datasets.ledger import read_chain
@@ -152,6 +153,11 @@ def test_a_second_round_learns_from_accepted_images_and_is_compared(small: Any) 
     assert pool[0]
     assert not pool[0] & pool[1]  # each teacher without its own fold
     assert not any(name[0] in "v" for names in learnt for name in names)
+    teachers = sorted(done.folder.glob("round-*/fold-*/teacher/yolov5n-001/weights/*.safetensors"))
+    assert len(teachers) == 4
+    for teacher in teachers:  # nobody asks a teacher about images of no class
+        with safe_open(teacher, framework="numpy") as tensors:
+            assert not [name for name in tensors.keys() if name.startswith("known.")]  # noqa: SIM118
 
 
 def test_images_that_come_and_go_meanwhile_do_not_cost_the_run(small: Workspace) -> None:

@@ -92,7 +92,10 @@ def test_every_model_was_trained_and_measured_once(first: Comparison) -> None:
         assert right == round(row["accuracy"] * row["images"])
     assert len({row["images"] for row in rows}) == 1  # all of them on the same images
     assert rows[8]["seen_weighted_accuracy"] is not None
-    assert [row["remark"] for row in rows[:5]] == ["from scratch, not converged"] * 4 + [""]
+    assert [row["remark"] for row in rows[:5]] == [
+        *["from scratch, not converged"] * 4,
+        "not converged",
+    ]
     assert first.best is not None
     assert list(first.folder.glob("runs/*/*-001/test/report.html")) == [
         first.best.run / "test" / "report.html"

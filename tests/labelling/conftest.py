@@ -23,7 +23,7 @@ CLASSES = ClassTable(
     (DefectClass(0, "ok", "none"), DefectClass(1, "bright"), DefectClass(2, "dark"))
 )
 DRAWN, POOL, SIDE = 36, 170, 64
-ARGUMENTS = {"epochs": 8, "batch": 4, "imgsz": 64, "folds": 2, "rounds": 1}
+ARGUMENTS = {"epochs": 12, "batch": 4, "imgsz": 64, "folds": 2, "rounds": 1}
 
 
 @dataclass(frozen=True)

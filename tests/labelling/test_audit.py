@@ -82,7 +82,8 @@ def test_a_class_that_fails_loses_labels_and_they_are_in_the_queue(own: Any) -> 
     number = sum(s.annotations is not None and s.image[0] == "p" for s in before.values())
     done = finish_audit(own.workspace, first.table, who="Ada")
     bright, dark = done.classes
-    assert (bright.answer, dark.answer) == ("estimated", "certified")
+    # half of so few images is too little for a second sample
+    assert (bright.answer, dark.answer) == ("review it whole", "certified")
     states = Ledger(own.workspace).states()
     gone = [i for i, s in states.items() if s.annotations is None]
     seen = sum(row["class"] == "bright" for row in rows)

@@ -88,10 +88,11 @@ def augmented(images: Images, *, still: bool, random: np.random.Generator) -> Im
     changed = np.empty_like(images)
     for position, image in enumerate(images):
         angle, right, down, gain = random.uniform(-1, 1, size=4)
-        side, moved = image.shape[0], image
-        turn = cv2.getRotationMatrix2D((side / 2, side / 2), angle * TURN, 1.0)
-        turn[:, 2] += np.array([right, down]) * SHIFT * side
+        moved = image
         if not still:
+            side = image.shape[0]
+            turn = cv2.getRotationMatrix2D((side / 2, side / 2), angle * TURN, 1.0)
+            turn[:, 2] += np.array([right, down]) * SHIFT * side
             moved = cv2.warpAffine(image, turn, (side, side), borderMode=cv2.BORDER_REFLECT_101)
         if random.random() < 0.5:
             moved = moved[:, ::-1]

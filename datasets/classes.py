@@ -16,6 +16,7 @@ from wafer.datasets.image_names import FORMULA_STARTS
 
 __all__ = [
     "KINDS",
+    "NAMES_FILE",
     "ClassTable",
     "DefectClass",
     "Kind",
@@ -24,6 +25,9 @@ __all__ = [
     "read_classes",
     "yaml_problem",
 ]
+
+NAMES_FILE = "classes.txt"
+"""A list of class names, one a line, as labelling tools write it."""
 
 Kind = Literal["box", "whole_image", "none"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from wafer.datasets.boxes import full_frame, parse_boxes
-from wafer.datasets.classes import ClassTable, listed_names
+from wafer.datasets.classes import NAMES_FILE, ClassTable, listed_names
 from wafer.datasets.errors import DataError, Fault, ImageError
 from wafer.datasets.image_names import ImageNames
 from wafer.datasets.images import IMAGE_SUFFIXES
@@ -28,8 +28,7 @@ __all__ = [
 
 OWN_FOLDERS = ("labels", "truth", "runs", "models", ".cache")  # of a workspace
 
-NAMES_FILE = "classes.txt"  # some labelling tools write it beside the labels
-IGNORED_LABELS = (NAMES_FILE,)
+IGNORED_LABELS = (NAMES_FILE,)  # some labelling tools write it beside the labels
 
 
 def own_folders(root: Path, *, images: Path) -> tuple[Path, ...]:

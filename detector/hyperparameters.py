@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from wafer.datasets.classes import yaml_problem
 from wafer.datasets.errors import DataError, Fault, TrainingError
 
 __all__ = [
@@ -157,9 +158,8 @@ def read_hyp(path: Path) -> Hyp:
     remedy = "write `name: number`, one a line, as in hyp_evolve.yaml"
     try:
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # a date with a month 13 is a ValueError
-        mark = getattr(error, "problem_mark", None)
-        line = None if mark is None else mark.line + 1
+    except (yaml.YAMLError, ValueError) as error:
+        _, line = yaml_problem(error)
         fault = Fault(file=str(path), line=line, problem="this is not YAML", remedy=remedy)
         raise DataError([fault]) from error
     if not isinstance(content, dict):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import pickle
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ from wafer.detector.ultralytics_adapter import (
     unwrap_model,
 )
 from wafer.inference.precision import use_cores
+from wafer.weights.loading import DAMAGED
 
 __all__ = ["BEST", "LAST", "STATE", "WaferTrainer", "read_state"]
 
@@ -51,19 +51,6 @@ STATE = Path("weights", "state.pt")
 """What a killed training goes on from: tensors and numbers, loadable without pickle."""
 BEST = Path("weights", "best.tensors")
 LAST = Path("weights", "last.tensors")
-
-
-# What torch lets through on damaged bytes.
-UNREADABLE = (
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    struct.error,
-    pickle.UnpicklingError,
-)
 
 
 def read_state(run: Path) -> dict[str, Any] | None:
@@ -77,7 +64,7 @@ def read_state(run: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
+    except (pickle.UnpicklingError, *DAMAGED) as error:
         raise TrainingError(
             f"{path}: the state to go on from is damaged; remove the run folder {run} and start "
             "the same command again"

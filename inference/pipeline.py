@@ -27,10 +27,13 @@ from wafer.inference.preprocess import Letterboxed, letterbox, to_original
 from wafer.inference.records import Appearance, Predictor, Row, TopOne
 from wafer.inference.sources import ImageInput
 
-__all__ = ["MAX_BYTES", "answer", "classify", "read_bytes"]
+__all__ = ["CANNOT_BE_READ", "MAX_BYTES", "answer", "classify", "read_bytes"]
 
 MAX_BYTES = 8 * MAX_PIXELS
 """A larger file is refused unread: so much takes the largest image that may be decoded."""
+
+CANNOT_BE_READ = "cannot be read"
+"""Begins the reason of an image that the system did not give, and may give another time."""
 
 MOST_THREADS = 8
 
@@ -155,7 +158,7 @@ def read_bytes(path: Path) -> bytes:
             raise ImageError(path, f"{status.st_size:,} bytes, more than the limit {MAX_BYTES:,}")
         return path.read_bytes()
     except OSError as error:
-        raise ImageError(path, f"cannot be read ({error.strerror or error})") from error
+        raise ImageError(path, f"{CANNOT_BE_READ} ({error.strerror or error})") from error
     except ValueError as error:  # a zero byte in a line of a list file
         raise ImageError(path, f"not a file name ({error})") from error
 

@@ -34,14 +34,9 @@ from wafer.labelling.certificate import (
     plan_audit,
     precision_bound,
 )
-from wafer.labelling.ledger import Ledger, this_user
+from wafer.labelling.ledger import Ledger, renew_view, this_user
 from wafer.labelling.propagation.decisions import ImageDecision
-from wafer.labelling.propagation.outcome import (
-    DECISIONS,
-    put_back_items,
-    read_decisions,
-    renew_view,
-)
+from wafer.labelling.propagation.outcome import DECISIONS, put_back_items, read_decisions
 from wafer.labelling.propagation.report import (
     REPORT,
     REPORT_DATA,

@@ -41,7 +41,7 @@ from wafer.datasets.ledger import (
 from wafer.datasets.reading import IGNORED_LABELS, label_name
 from wafer.datasets.records import Annotation, Box, Source
 from wafer.datasets.scanning import ImageCache, find_files
-from wafer.datasets.workspace import Workspace
+from wafer.datasets.workspace import Workspace, write_yolo_view
 from wafer.labelling.copies import copy_faults
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "Revision",
     "again",
     "paired",
+    "renew_view",
     "this_user",
 ]
 
@@ -566,3 +567,16 @@ def this_user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container without a list of users
         return f"uid {os.getuid()}"
+
+
+def renew_view(workspace: Workspace) -> tuple[str, ...]:
+    """Renew what a training reads, or return why it could not be.
+
+    What was recorded stands: an image that went meanwhile must not cost a run of hours, the answers
+    of an audit or what somebody drew.
+    """
+    try:
+        write_yolo_view(workspace, workspace.samples())
+    except DataError as error:
+        return (f"data.yaml is not renewed: {error}",)
+    return ()

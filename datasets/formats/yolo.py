@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from wafer.datasets.boxes import box_lines, parse_boxes
-from wafer.datasets.classes import ClassTable, listed_names, yaml_problem
+from wafer.datasets.classes import NAMES_FILE, ClassTable, listed_names, yaml_problem
 from wafer.datasets.formats.dataset import (
     SPLIT_NAMES,
     Dataset,
@@ -31,7 +31,6 @@ KEYS: Mapping[str, Split] = {"train": "train", "val": "val", "valid": "val", "te
 # Text files that labelling tools leave beside labels.
 OTHER_TEXTS = frozenset({"classes", "train", "val", "valid", "test", "unused", "readme"})
 CORRECT_YAML = "correct data.yaml"
-NAMES_FILE = "classes.txt"
 
 
 def read(path: Path, *, images: Path | None = None, classes: ClassTable | None = None) -> Dataset:

@@ -15,8 +15,8 @@ from wafer.datasets.ledger import Decision, Entry, ImageState
 from wafer.datasets.reading import ruled_annotations
 from wafer.datasets.records import Annotation, Sample, Source
 from wafer.datasets.scanning import ImageCache
-from wafer.datasets.workspace import Workspace, write_yolo_view
-from wafer.labelling.ledger import BoxEvent, Ledger, Revision, again, paired, this_user
+from wafer.datasets.workspace import Workspace
+from wafer.labelling.ledger import BoxEvent, Ledger, Revision, again, paired, renew_view, this_user
 
 __all__ = ["Drawing", "TakenIn", "agree", "take_in"]
 
@@ -132,8 +132,7 @@ def take_in(
     for image in replaced:
         keep_copy(workspace.label_path(image))
     ledger.record(changes, who=this_user())
-    write_yolo_view(workspace, workspace.samples())
-    notes = _contradictions(drawings, samples, workspace)
+    notes = (*_contradictions(drawings, samples, workspace), *renew_view(workspace))
     return TakenIn(tuple(written), tuple(unchanged), tuple(replaced), notes)
 
 

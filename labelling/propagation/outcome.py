@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wafer.datasets.errors import DataError, WaferError
+from wafer.datasets.errors import WaferError
 from wafer.datasets.files import write_text
 from wafer.datasets.ledger import Entry, ImageState, same_boxes
 from wafer.datasets.records import Annotation, Box
-from wafer.datasets.workspace import Workspace, write_yolo_view
 from wafer.labelling.certificate import plan_audit
 from wafer.labelling.ledger import BoxEvent, Revision
 from wafer.labelling.propagation.decisions import ImageDecision
@@ -32,7 +31,6 @@ __all__ = [
     "queue_items",
     "read_decisions",
     "rejected_by_person",
-    "renew_view",
     "revisions",
     "small_classes",
     "write_decisions",
@@ -167,18 +165,6 @@ def _accepted(
     )
     revision = 0 if state is None else state.revision
     return Revision(decision.image, events, decision.image_class, revision)
-
-
-def renew_view(workspace: Workspace) -> tuple[str, ...]:
-    """Renew what a training reads, or return why it could not be.
-
-    An image that went meanwhile must not cost a run of hours, or the answers of an audit.
-    """
-    try:
-        write_yolo_view(workspace, workspace.samples())
-    except DataError as error:
-        return (f"data.yaml is not renewed: {error}",)
-    return ()
 
 
 def small_classes(

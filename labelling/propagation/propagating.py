@@ -15,7 +15,7 @@ from wafer.datasets.runs import Run, locked, open_run
 from wafer.datasets.workspace import Workspace, dataset_hash
 from wafer.detector.training import prepare_training
 from wafer.inference.devices import training_devices
-from wafer.labelling.ledger import Ledger, this_user
+from wafer.labelling.ledger import Ledger, renew_view, this_user
 from wafer.labelling.propagation.decisions import ImageDecision
 from wafer.labelling.propagation.gate import Comparison, compare
 from wafer.labelling.propagation.outcome import (
@@ -23,7 +23,6 @@ from wafer.labelling.propagation.outcome import (
     annotations_of,
     queue_items,
     rejected_by_person,
-    renew_view,
     revisions,
     small_classes,
     write_decisions,

@@ -21,6 +21,7 @@ from wafer.datasets.errors import DataError, Fault, WaferError, WeightsError
 from wafer.datasets.workspace import Workspace
 from wafer.inference.engines.choosing import AUTO
 from wafer.inference.output import csv_row
+from wafer.inference.pipeline import CANNOT_BE_READ
 from wafer.inference.sources import ImageInput
 from wafer.inference.workers import core_count
 from wafer.service.answers import answer_of, appearance_in
@@ -47,8 +48,6 @@ Ask = Callable[[Sequence[ImageInput]], tuple[list[Answered], str]]
 
 LEAST_PAUSE, MOST_PAUSE = 0.05, 1.0
 """Seconds between two looks at the folder."""
-UNREADABLE = "cannot be read"
-"""Begins what `wafer.inference.pipeline.read_bytes` says of errors of the operating system."""
 ORIGIN = ("tool", "step")
 """Levels of folders that say where images come from, as drift has it."""
 PAUSE = 5.0
@@ -272,7 +271,7 @@ def _may_pass(found: Found, answered: Answered) -> bool:
     A link that leads nowhere needs none: where it leads somewhere it is another file to look at.
     """
     row = answered.row
-    return row.error.startswith(UNREADABLE) and not row.sha256 and not found.nowhere
+    return row.error.startswith(CANNOT_BE_READ) and not row.sha256 and not found.nowhere
 
 
 def _answer(found: Found, answered: Answered, digest: str, levels: Sequence[str]) -> Answer:

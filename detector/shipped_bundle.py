@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from wafer.datasets.classes import ClassTable
+from wafer.datasets.errors import DataError, WeightsError
 from wafer.datasets.files import cache_folder
-from wafer.inference.bundle import open_bundle
+from wafer.inference.bundle import Bundle, open_bundle
 from wafer.weights.manifest import WeightsRecord, read_manifest, shipped
 
 __all__ = ["shipped_bundle"]
@@ -26,7 +28,8 @@ IMAGES, SIDE, SEED = 64, 340, 9205
 def shipped_bundle(classes: ClassTable | None) -> Path | None:
     """Return the folder of the bundle of the shipped model, in the user's cache folder.
 
-    It takes a minute to make, once for each version of wafer, and then nothing.
+    It takes a minute to make, once for each version of wafer, and then nothing; one that was
+    damaged since is made anew.
 
     Args:
         classes: those it should know; None for whatever it knows.
@@ -41,17 +44,25 @@ def shipped_bundle(classes: ClassTable | None) -> Path | None:
     if record is None or (classes is not None and classes.detector_names != record.classes):
         return None
     place = cache_folder() / "shipped" / f"{record.sha256[:12]}-{version(PACKAGE)}"
-    found = _bundle_in(place) or _made(place, record)
-    if classes is not None and not open_bundle(found).classes.answers_as(classes):
+    bundle = _sound(place) or _made(place, record)
+    if classes is not None and not bundle.classes.answers_as(classes):
         return None
-    return found
+    return bundle.folder
 
 
-def _bundle_in(place: Path) -> Path | None:
-    return next(iter(sorted(place.glob("sha256-*"))), None)
+def _sound(place: Path) -> Bundle | None:
+    found = next(iter(sorted(place.glob("sha256-*"))), None)
+    if found is None:
+        return None
+    try:
+        return open_bundle(found)
+    except (DataError, WeightsError) as error:
+        log.warning("%s", error)
+        shutil.rmtree(place, ignore_errors=True)  # nothing there is but what is made again
+        return None
 
 
-def _made(place: Path, record: WeightsRecord) -> Path:
+def _made(place: Path, record: WeightsRecord) -> Bundle:
     from wafer.datasets.synthetic.generate import generate_workspace
     from wafer.detector.exporting import export_model
 
@@ -66,6 +77,6 @@ def _made(place: Path, record: WeightsRecord) -> Path:
         export_model(made, model)
         with suppress(OSError):  # another process has made it meanwhile
             made.models.rename(place)
-    found = _bundle_in(place)
-    assert found is not None
-    return found
+    bundle = _sound(place)
+    assert bundle is not None
+    return bundle

@@ -83,11 +83,34 @@ def test_the_shipped_model_is_not_for_a_workspace_of_other_kinds(
     )
     with pytest.raises(WeightsError, match="run `wafer train`"):
         choose_model(workspace(tmp_path, changed), weights=None)
-    bundle = SimpleNamespace(classes=paper_classes())
-    monkeypatch.setattr("wafer.detector.shipped_bundle._bundle_in", lambda place: tmp_path)
-    monkeypatch.setattr("wafer.detector.shipped_bundle.open_bundle", lambda folder: bundle)
+    bundle = SimpleNamespace(folder=tmp_path, classes=paper_classes())
+    monkeypatch.setattr("wafer.detector.shipped_bundle._sound", lambda place: bundle)
     assert shipped_bundle(paper_classes()) == tmp_path
     assert shipped_bundle(changed) is None
+
+
+def test_a_damaged_bundle_of_the_shipped_model_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    new = SimpleNamespace(folder=tmp_path / "new", classes=paper_classes())
+    places: list[Path] = []
+
+    def made(place: Path, record: object) -> SimpleNamespace:
+        places.append(place)
+        return new
+
+    monkeypatch.setattr("wafer.detector.shipped_bundle._made", made)
+    assert shipped_bundle(None) == new.folder
+    (place,) = places
+    damaged = place / f"sha256-{'0' * 64}"
+    damaged.mkdir(parents=True)
+    (damaged / "SHA256SUMS").write_text("cut o")
+
+    assert shipped_bundle(None) == new.folder
+    assert len(places) == 2
+    assert not place.exists()
+    assert "SHA256SUMS" in caplog.text
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import yaml
 from wafer.datasets.errors import DataError, Fault
 from wafer.datasets.files import write_text
 from wafer.datasets.image_names import FORMULA_STARTS
+from wafer.datasets.yaml_document import NotYamlError, yaml_document
 
 __all__ = [
     "KINDS",
@@ -23,7 +24,6 @@ __all__ = [
     "listed_names",
     "paper_classes",
     "read_classes",
-    "yaml_problem",
 ]
 
 NAMES_FILE = "classes.txt"
@@ -190,24 +190,13 @@ def listed_names(text: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.rstrip().splitlines())
 
 
-def yaml_problem(error: ValueError | yaml.YAMLError) -> tuple[str, int | None]:
-    """Return why a text is no YAML, and the line where that is known.
-
-    A ``ValueError`` comes of what looks like a date or number and is none, such as 2024-13-01.
-    """
-    if isinstance(error, ValueError):
-        return f"not valid YAML ({error})", None
-    mark = getattr(error, "problem_mark", None)
-    return "not valid YAML", None if mark is None else mark.line + 1
-
-
 def _parse(text: str, source: str) -> ClassTable:
     remedy = "write a list `classes:` of rows with code, name and kind"
     try:
-        document = yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        problem, line = yaml_problem(error)
-        raise DataError([Fault(file=source, line=line, problem=problem, remedy=remedy)]) from error
+        document = yaml_document(text)
+    except NotYamlError as error:
+        fault = Fault(file=source, line=error.line, problem=str(error), remedy=remedy)
+        raise DataError([fault]) from error
     rows = document.get("classes") if isinstance(document, dict) else None
     if not isinstance(rows, list) or not rows:
         raise DataError([Fault(file=source, problem="no list of classes", remedy=remedy)])

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from wafer.datasets.classes import yaml_problem
 from wafer.datasets.errors import DataError, Fault, TrainingError
+from wafer.datasets.yaml_document import NotYamlError, yaml_document
 
 __all__ = [
     "CHOSEN_BY_AUTO",
@@ -157,10 +155,9 @@ def read_hyp(path: Path) -> Hyp:
     text = path.read_text(encoding="utf-8", errors="replace")
     remedy = "write `name: number`, one a line, as in hyp_evolve.yaml"
     try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        _, line = yaml_problem(error)
-        fault = Fault(file=str(path), line=line, problem="this is not YAML", remedy=remedy)
+        content = yaml_document(text)
+    except NotYamlError as error:
+        fault = Fault(file=str(path), line=error.line, problem=str(error), remedy=remedy)
         raise DataError([fault]) from error
     if not isinstance(content, dict):
         raise DataError([Fault(file=str(path), problem="no hyperparameters in it", remedy=remedy)])

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from wafer.datasets.boxes import box_lines, parse_boxes
-from wafer.datasets.classes import NAMES_FILE, ClassTable, listed_names, yaml_problem
+from wafer.datasets.classes import NAMES_FILE, ClassTable, listed_names
 from wafer.datasets.formats.dataset import (
     SPLIT_NAMES,
     Dataset,
@@ -24,6 +24,7 @@ from wafer.datasets.formats.dataset import (
 from wafer.datasets.images import IMAGE_SUFFIXES, image_size
 from wafer.datasets.records import SPLITS, Annotation, Sample, Split
 from wafer.datasets.scanning import find_files, stem_faults
+from wafer.datasets.yaml_document import NotYamlError, yaml_document
 
 __all__ = ["data_file", "label_file", "read", "write"]
 
@@ -88,8 +89,8 @@ def data_file(path: Path) -> Path | None:
 
 def _is_data(file: Path) -> bool:
     try:
-        document = yaml.safe_load(file.read_bytes())
-    except (OSError, ValueError, yaml.YAMLError):
+        document = yaml_document(file.read_bytes())
+    except (OSError, NotYamlError):
         return False
     return (
         isinstance(document, dict) and "names" in document and bool(KEYS.keys() & document.keys())
@@ -131,10 +132,9 @@ def _settings(file: Path | None, faults: Faults) -> _Settings | None:
         return None
     text = faults.text(file)
     try:
-        document = yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:  # ValueError: a date that does not exist
-        problem, line = yaml_problem(error)
-        faults.add(file, problem, CORRECT_YAML, line=line)
+        document = yaml_document(text)
+    except NotYamlError as error:
+        faults.add(file, str(error), CORRECT_YAML, line=error.line)
         return None
     if not isinstance(document, dict):
         faults.add(file, "no keys such as `train` and `names`", CORRECT_YAML)

@@ -90,8 +90,8 @@ def test_all_faults_of_a_file_are_named_with_their_lines(tmp_path: Path) -> None
     [
         ("- 1\n- 2\n", "no hyperparameters in it"),
         ("", "no hyperparameters"),
-        ("a: [", "not YAML"),
-        ("lr0: 2024-13-45\n", "not YAML"),
+        ("a: [", "not valid YAML"),
+        ("lr0: 2024-13-45\n", "not valid YAML"),
     ],
 )
 def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str, problem: str) -> None:

@@ -21,6 +21,7 @@ from wafer.datasets.images import decode_image
 from wafer.datasets.records import Annotation, Sample
 from wafer.datasets.scanning import ImageCache
 from wafer.datasets.workspace import Workspace
+from wafer.datasets.yaml_document import NotYamlError, yaml_document
 from wafer.labelling.exchange.drawings import Drawing
 from wafer.labelling.exchange.roboflow.archive import unpack
 from wafer.labelling.exchange.roboflow.names import LocalNames
@@ -127,9 +128,9 @@ def _own_data_yaml(folder: Path, archive: Path) -> None:
     if path.stat().st_size > LARGEST_YAML:
         raise fail("larger than a megabyte")
     try:
-        document = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise fail("not valid YAML") from error
+        document = yaml_document(path.read_bytes())
+    except NotYamlError as error:
+        raise fail(str(error)) from error
     names = document.get("names") if isinstance(document, dict) else None
     listed = list(names.values()) if isinstance(names, dict) else names
     if not isinstance(listed, list) or not all(isinstance(n, str | int) for n in listed):

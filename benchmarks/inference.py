@@ -40,9 +40,9 @@ from wafer.datasets.records import Box
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
 from wafer.inference.bundle import Bundle, open_bundle
+from wafer.inference.cores import core_count
 from wafer.inference.engines.choosing import BACKENDS
 from wafer.inference.preprocess import letterbox, to_original
-from wafer.inference.workers import core_count
 from wafer.weights.manifest import shipped
 
 KINDS = {"jpeg680": (680, ".jpg"), "png680": (680, ".png"), "png200": (200, ".png")}

@@ -37,7 +37,7 @@ from PIL import Image
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.detector.shipped_bundle import shipped_bundle
 from wafer.inference.bundle import open_bundle
-from wafer.inference.workers import core_count
+from wafer.inference.cores import core_count
 from wafer.weights.manifest import shipped
 
 DIFFERENT = 200

@@ -1,5 +1,5 @@
 """Classifier heads: one class for the whole image, without a box."""
 
-from wafer.inference.openmp import settle_openmp
+from wafer.inference.cores import settle_openmp
 
 settle_openmp()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from wafer.classifier.hog import BLOCK, BLOCKS, FEATURES, ORIENTATIONS, hog_feat
 from wafer.classifier.models import Features, Images, Logits, Progress, Settings, Task
 from wafer.datasets.errors import WeightsError
 from wafer.datasets.files import write_bytes, write_text
+from wafer.inference.cores import thread_count
 from wafer.weights.loading import Tensors
 
 __all__ = ["IMPORTANCE", "SETTINGS", "TREES", "fit", "network"]
@@ -91,7 +91,7 @@ def fit(task: Task, /) -> Tensors:
             "num_class": task.classes,
             "learning_rate": task.settings.learning_rate,
             "seed": task.seed,
-            "nthread": os.cpu_count() or 1,
+            "nthread": thread_count(),
         },
         train,
         task.settings.epochs,
@@ -117,7 +117,7 @@ def network(tensors: Tensors, /, *, classes: int, channels: int, device: str) ->
     if raw is None:
         raise WeightsError("this model holds no trees; train it again")
     text = raw.numpy().tobytes()
-    booster = xgboost.Booster({"nthread": os.cpu_count() or 1})
+    booster = xgboost.Booster({"nthread": thread_count()})
     try:
         _check_trees(text)
         booster.load_model(bytearray(text))

@@ -3,7 +3,7 @@
 import os
 
 from wafer.datasets.files import cache_folder
-from wafer.inference.openmp import settle_openmp
+from wafer.inference.cores import settle_openmp
 
 settle_openmp()
 # matplotlib would make a folder in the user's configuration.

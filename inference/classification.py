@@ -19,6 +19,7 @@ from wafer.datasets.workspace import Workspace
 from wafer.evaluation.rejecting import Rejection
 from wafer.inference.all_boxes import BoxFile
 from wafer.inference.bundle import Bundle, open_bundle
+from wafer.inference.cores import core_count
 from wafer.inference.engines.backend import TORCH, Backend
 from wafer.inference.engines.choosing import AUTO, BACKENDS, choose_backend, open_predictor
 from wafer.inference.output import (
@@ -36,7 +37,7 @@ from wafer.inference.records import Predictor, Row
 from wafer.inference.registry import named_bundle
 from wafer.inference.rejecting import reject_method, rejection_of
 from wafer.inference.sources import ImageInput
-from wafer.inference.workers import classify_in_processes, core_count
+from wafer.inference.workers import classify_in_processes
 
 __all__ = ["OnTorch", "Options", "TorchModel", "classify_with"]
 

@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 
 from wafer.datasets.errors import ImageError, WaferError
 from wafer.datasets.files import write_bytes
+from wafer.inference.cores import core_count
 from wafer.inference.pipeline import read_bytes
 from wafer.inference.records import Row
 from wafer.inference.sources import ImageInput
 from wafer.inference.unfinished import held
-from wafer.inference.workers import core_count
 
 __all__ = ["Album", "Draw", "Picture", "Pictures", "album", "check_pictures", "plain_name"]
 

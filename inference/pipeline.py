@@ -22,6 +22,7 @@ from wafer.datasets.records import Box
 from wafer.evaluation.calibration import Answer
 from wafer.evaluation.records import Detection, Prediction
 from wafer.inference.appearance import appearance_of, distance_to_known
+from wafer.inference.cores import core_count
 from wafer.inference.occlusion import heat_map
 from wafer.inference.preprocess import Letterboxed, letterbox, to_original
 from wafer.inference.records import Appearance, Predictor, Row, TopOne
@@ -75,9 +76,7 @@ def classify(
     """
     if batch < 1:
         raise ValueError(f"batch must be at least 1, not {batch}")
-    pool = ThreadPoolExecutor(
-        min(MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
-    )
+    pool = ThreadPoolExecutor(min(MOST_THREADS, core_count()) if threads is None else threads)
     return _classify(iter(inputs), predictor, batch, pool)
 
 

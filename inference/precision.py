@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from typing import Literal
 
 import torch  # noqa: TID253
 
 from wafer.datasets.files import cache_folder, write_text
+from wafer.inference.cores import thread_count
 from wafer.inference.processor import processor_digest
 
 __all__ = ["Precision", "faster_precision", "use_cores"]
@@ -25,12 +25,9 @@ def use_cores(*, share: int = 1) -> None:
     """Let torch use all cores that this process may use, or its share of them.
 
     ultralytics would leave one core idle. ``OMP_NUM_THREADS`` bounds them where the user has set it
-    (`wafer.inference.openmp`).
+    (`wafer.inference.cores`).
     """
-    cores = len(os.sched_getaffinity(0))
-    bound = os.environ.get("OMP_NUM_THREADS", "")
-    cores = min(cores, int(bound)) if bound.isdigit() and int(bound) else cores
-    torch.set_num_threads(max(1, cores // share))
+    torch.set_num_threads(max(1, thread_count() // share))
 
 
 def faster_precision(step: str, seconds: Callable[[Precision], float]) -> Precision:

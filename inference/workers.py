@@ -18,7 +18,7 @@ from wafer.datasets.errors import WaferError, WeightsError
 from wafer.inference.records import Predictor, Row
 from wafer.inference.sources import ImageInput
 
-__all__ = ["classify_in_processes", "core_count", "start_worker"]
+__all__ = ["classify_in_processes", "start_worker"]
 
 Batch = tuple[ImageInput, ...]
 
@@ -26,11 +26,6 @@ AHEAD = 4
 """So many batches for each process are answered before one that takes long, at most."""
 TRIES = 3
 """So many processes may end over the same thing, before it is given up."""
-
-
-def core_count() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def classify_in_processes(

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wafer.datasets.errors import WaferError, WeightsError
+from wafer.inference.cores import core_count
 from wafer.inference.registry import CURRENT
 from wafer.inference.sources import ImageInput
-from wafer.inference.workers import core_count
 from wafer.service.again import Again, Clock
 from wafer.service.folder.answering import Answering
 from wafer.service.models import Served, promoted_at

@@ -19,11 +19,11 @@ from pathlib import Path, PurePosixPath
 
 from wafer.datasets.errors import DataError, Fault, WaferError, WeightsError
 from wafer.datasets.workspace import Workspace
+from wafer.inference.cores import core_count
 from wafer.inference.engines.choosing import AUTO
 from wafer.inference.output import csv_row
 from wafer.inference.pipeline import CANNOT_BE_READ
 from wafer.inference.sources import ImageInput
-from wafer.inference.workers import core_count
 from wafer.service.answers import answer_of, appearance_in
 from wafer.service.audit import AUDIT, AuditLog
 from wafer.service.folder.following import Following

@@ -18,8 +18,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from wafer.datasets.errors import WaferError
 from wafer.datasets.workspace import Workspace
+from wafer.inference.cores import core_count
 from wafer.inference.engines.choosing import AUTO
-from wafer.inference.workers import core_count
 from wafer.service.audit import AuditLog, audit_file
 from wafer.service.keys import KeyRing, check_keys_file, keys_file
 from wafer.service.logs import log_as_json

@@ -1,10 +1,11 @@
-"""How many threads torch gets."""
+"""How many threads compute."""
 
 import os
 
 import pytest
 import torch
 
+from wafer.inference.cores import core_count, thread_count
 from wafer.inference.precision import use_cores
 
 CORES = len(os.sched_getaffinity(0))
@@ -31,3 +32,13 @@ def test_all_cores_are_used_unless_the_user_bounds_them(
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_process_that_may_use_fewer_cores_counts_those_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 3})
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert (core_count(), thread_count()) == (3, 3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert (core_count(), thread_count()) == (3, 2)

@@ -34,6 +34,10 @@ FIRST_WEIGHTS = "first weights"
 LICENCE = "AGPL-3.0-or-later"
 
 
+LARGEST_SIDE = 16_384
+"""Of an input; twice that of the largest image sensors of inspection tools."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A trained model as it lies in its file.
@@ -105,7 +109,7 @@ class _Record(BaseModel, extra="forbid", strict=True):
     content_sha256: str = ""
     architecture: Annotated[str, Field(min_length=1)]
     classes: tuple[DefectClass, ...]
-    image_size: Annotated[int, Field(ge=32)]
+    image_size: Annotated[int, Field(ge=32, le=LARGEST_SIDE, multiple_of=32)]
     channels: Annotated[int, AfterValidator(_one_or_three)]
     white_level: Annotated[int, Field(ge=1, le=65535)]
     decision: DecisionRule
@@ -139,7 +143,7 @@ def save_checkpoint(
         tensors: the state dict.
         architecture: ``yolov5n``, ``s``, ``m``, ``l`` or ``x``.
         classes: the class table the model was trained on.
-        image_size: side of the square input in pixels, at least 32.
+        image_size: side of the square input in pixels, a multiple of 32.
         channels: 1 or 3.
         white_level: 1 to 65535.
         decision: fitted on validation images; None where nothing was fitted.

@@ -23,6 +23,9 @@ ARCHITECTURE_BY_STEM: Mapping[int, str] = {
 """The architecture by the number of filters of its first convolution."""
 
 SMALLEST_SHARE = 0.5
+LEAST_FILLED = 0.25
+"""A backbone alone is half of a model without its head."""
+HEAD = "model.24."
 SHOWN_SHAPES = 3
 WRAPPERS = re.compile(r"^(?:module\.|model\.)*(?=\d+\.)")
 
@@ -65,8 +68,9 @@ def convert_yolov5(
         target_shapes: shapes of the target by name, as in its state dict.
 
     Raises:
-        WeightsError: a tensor holds NaN or infinity, or less than half of the source's weights
-            fit: it is another architecture.
+        WeightsError: a tensor holds NaN, infinity or complex numbers, less than half of the
+            source's weights fit: it is another architecture, or they fill less than a quarter of
+            the target without its head.
     """
     fitting: dict[str, torch.Tensor] = {}
     skipped: dict[str, str] = {}
@@ -83,6 +87,7 @@ def convert_yolov5(
         else:
             fitting[name] = tensor
     _check_share(tensors, fitting, skipped)
+    _check_filled(fitting, target_shapes)
     untouched = tuple(name for name in target_shapes if name not in fitting)
     return ConversionReport(fitting, skipped, untouched)
 
@@ -102,6 +107,8 @@ def architecture_of(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _plain(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_complex():
+        raise WeightsError(f"tensor {name} holds complex numbers; the file is of no use")
     if not tensor.is_floating_point():
         return tensor
     if not bool(torch.isfinite(tensor).all()):
@@ -138,3 +145,14 @@ def _check_share(
         + (f" ({shown})" if shown else "")
         + "; choose the model they belong to with --model"
     )
+
+
+def _check_filled(fitting: Mapping[str, torch.Tensor], target_shapes: Mapping[str, Shape]) -> None:
+    """Refuse a file that holds hardly anything, as a training from it would be one from scratch."""
+    wanted = [name for name, shape in target_shapes.items() if shape and not name.startswith(HEAD)]
+    found = sum(name in fitting for name in wanted)
+    if found < LEAST_FILLED * len(wanted):
+        raise WeightsError(
+            f"these weights are of {found} tensors, and the model has {len(wanted)} below its "
+            "head; name a file of a whole model"
+        )

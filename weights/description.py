@@ -22,6 +22,6 @@ def described_architecture(path: Path) -> str | None:
         with safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(METADATA_KEY, "{}")
         found = json.loads(text).get("architecture")
-    except (OSError, SafetensorError, ValueError, AttributeError):
+    except (OSError, SafetensorError, ValueError, AttributeError, RecursionError):
         return None
     return found if isinstance(found, str) else None

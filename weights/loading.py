@@ -153,5 +153,12 @@ def _state_dict(content: object, path: Path) -> Tensors:
             raise WeightsError(wrong)
         if tensor.layout != torch.strided or tensor.is_quantized:
             raise WeightsError(f"{path}: tensor {name} is sparse or quantized; save it dense")
+        # A view repeats its values without end, and a meta tensor has none.
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes() or (
+            tensor.device.type != "cpu"
+        ):
+            raise WeightsError(
+                f"{path}: tensor {name} has fewer values than its shape says; save its .clone()"
+            )
         tensors[name] = tensor.detach().contiguous()
     return tensors

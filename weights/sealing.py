@@ -43,7 +43,9 @@ def check_seal(
     if METADATA_KEY not in metadata:
         return
     try:
-        description = dict(json.loads(metadata[METADATA_KEY]))
+        description = json.loads(metadata[METADATA_KEY])
+        if not isinstance(description, dict):
+            raise TypeError
         expected = str(description.pop(DIGEST_KEY, "missing"))
         digest = _digest(description, tensors)
     except (ValueError, TypeError, RecursionError) as error:

@@ -15,7 +15,7 @@ from wafer.datasets.errors import WeightsError
 from wafer.datasets.files import sha256_file
 from wafer.weights.checkpoint import read_checkpoint, save_checkpoint
 from wafer.weights.decision_rule import DecisionRule
-from wafer.weights.description import METADATA_KEY
+from wafer.weights.description import METADATA_KEY, described_architecture
 from wafer.weights.sealing import seal
 
 TENSORS = {
@@ -136,6 +136,8 @@ def test_other_readers_see_plain_safetensors(path: Path) -> None:
     [
         ({"channels": 2}, "channels must be 1 or 3"),
         ({"image_size": 0}, "image_size"),
+        ({"image_size": 100}, "multiple of 32"),
+        ({"image_size": 320_000}, "image_size"),
         ({"white_level": 70_000}, "white_level"),
         ({"architecture": ""}, "architecture"),
         ({"training": {"weights": "/home/anna/first.pt"}}, "absolute path: '/home/anna/first.pt'"),
@@ -230,3 +232,11 @@ def test_tensors_without_classes_are_no_model(path: Path) -> None:
     safetensors.torch.save_file(TENSORS, path)
     with pytest.raises(WeightsError, match="no classes; give it to `wafer train --weights`"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize("text", ['[["kind", "model"]]', "3", "[" * 20_000, '{"kind": '])
+def test_a_description_that_is_no_object_is_damaged(path: Path, text: str) -> None:
+    safetensors.torch.save_file(TENSORS, path, {METADATA_KEY: text})
+    with pytest.raises(WeightsError, match="its description is damaged; copy it again"):
+        read_checkpoint(path)
+    assert described_architecture(path) is None

@@ -98,11 +98,24 @@ def test_a_stem_of_another_width_is_not_summed() -> None:
             {**SOURCE, "model.0.bn.weight": torch.tensor([float("nan")] * 16)},
             "model.0.bn.weight holds NaN",
         ),
+        (
+            {**SOURCE, "model.0.bn.weight": torch.ones(16, dtype=torch.complex64)},
+            "model.0.bn.weight holds complex numbers",
+        ),
     ],
 )
 def test_weights_that_are_refused(source: dict[str, Any], message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         convert_yolov5(source, TARGET)
+
+
+def test_a_file_of_hardly_anything_is_refused() -> None:
+    names = [f"model.{layer}.conv.weight" for layer in range(1, 10)]
+    target = {**TARGET, **dict.fromkeys(names, (16, 16, 3, 3))}
+    with pytest.raises(WeightsError, match="of 2 tensors, and the model has 11 below its head"):
+        convert_yolov5(SOURCE, target)
+    backbone = {**SOURCE, names[0]: torch.ones(16, 16, 3, 3)}
+    assert convert_yolov5(backbone, target).matched == 4
 
 
 @pytest.mark.parametrize(("filters", "name"), [(16, "yolov5n"), (32, "yolov5s"), (80, "yolov5x")])

@@ -114,6 +114,8 @@ def test_a_pickled_model_is_refused_with_the_way_out(tmp_path: Path) -> None:
         ({"epoch": 3}, "not a state dict"),
         ({1: TENSORS["b"]}, "not a state dict"),
         ({"a": TENSORS["b"].float().to_sparse()}, "tensor a is sparse"),
+        ({"a": torch.ones(1).expand(10**6, 10**6)}, "tensor a has fewer values than its shape"),
+        ({"a": torch.empty(3, device="meta")}, "tensor a has fewer values than its shape"),
     ],
 )
 def test_pt_files_that_are_no_state_dict(tmp_path: Path, content: Any, message: str) -> None:

@@ -235,6 +235,24 @@ def prepare_training(
     )
 
 
+def check_start(
+    *, model: str, weights: Path | Literal["none"] | None, seed: int, device: str
+) -> None:
+    """Check those arguments of a training that need no data, as ``prepare_training`` would.
+
+    Raises:
+        TrainingError: an argument out of range.
+        WeightsError: there are no such first weights, or they do not fit.
+    """
+    training_devices(device)
+    faults = [*_model_faults(model), *_number_faults(seed=seed, patience=0)]
+    if faults:
+        raise TrainingError("; ".join(faults))
+    network = build_model(model, names=["any"], channels=1)
+    if (start := _first_weights(model, weights)) is not None:
+        start_from(network, start)
+
+
 def _with_precision_of(run: Run, ready: PreparedTraining) -> PreparedTraining:
     """Keep the precision that a training was begun with, on whatever processor it goes on."""
     if not (run.folder / PLAN).is_file():
@@ -376,10 +394,8 @@ def _faults(
     img_weights_mode: str,
     devices: str,
 ) -> list[str]:
-    faults = []
+    faults = _model_faults(model)
     world = len(devices.split(","))
-    if model not in ARCHITECTURES:
-        faults.append(f"no detector is called {model!r}; choose one of {', '.join(ARCHITECTURES)}")
     if epochs < 1:
         faults.append("--epochs must be at least 1")
     if batch < 1:
@@ -395,6 +411,12 @@ def _faults(
     if img_weights_mode not in MODES:
         faults.append(f"--img-weights-mode must be one of {', '.join(MODES)}")
     return faults
+
+
+def _model_faults(model: str) -> list[str]:
+    if model in ARCHITECTURES:
+        return []
+    return [f"no detector is called {model!r}; choose one of {', '.join(ARCHITECTURES)}"]
 
 
 def _number_faults(*, seed: int, patience: int) -> list[str]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from wafer.datasets.files import write_text
+from wafer.datasets.runs import MODEL_FILE
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace
 from wafer.detector.classification import classify_images
 from wafer.detector.evaluating import evaluate_model
-from wafer.detector.training import train_detector
+from wafer.detector.training import check_start, train_detector
 from wafer.evaluation.results import Evaluation
 
-__all__ = ["Demonstration", "run_demo"]
+__all__ = ["Demonstration", "earlier_run", "run_demo"]
+
+MODEL = "yolov5n"
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the name of the step, what is done of it, and its size where that is known."""
@@ -52,7 +55,12 @@ def run_demo(
         imgsz: training size in pixels.
         epochs: of the training.
         progress: called as each step goes on.
+
+    Raises:
+        TrainingError: a seed out of range.
+        WorkspaceError: the folder is of something else, or of another seed.
     """
+    check_start(model=MODEL, weights=None, seed=seed, device="auto")
     workspace = generate_workspace(
         folder,
         images=images,
@@ -86,12 +94,12 @@ def _trained(
     """Return the folder of a finished training, which an earlier demonstration may have done."""
     arguments = {"imgsz": imgsz, "epochs": epochs, "seed": seed}
     record = workspace.root / "demo.json"
-    if record.is_file():
-        before = json.loads(record.read_text(encoding="utf-8"))
-        if before["arguments"] == arguments:
-            return workspace.runs / str(before["run"])
+    before = earlier_run(record, arguments)
+    if before is not None and (workspace.runs / before / MODEL_FILE).is_file():
+        return workspace.runs / before
     trained = train_detector(
         workspace,
+        model=MODEL,
         epochs=epochs,
         batch=16,
         imgsz=imgsz,
@@ -105,3 +113,19 @@ def _trained(
     )
     write_text(record, json.dumps({"arguments": arguments, "run": trained.folder.name}))
     return trained.folder
+
+
+def earlier_run(record: Path, arguments: Mapping[str, int]) -> str | None:
+    """Return the name of an earlier demonstration's run, None where its record has no such.
+
+    Args:
+        record: ``demo.json``, which may be missing or damaged.
+        arguments: of the training; a run of others does not count.
+    """
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict) or content.get("arguments") != arguments:
+        return None
+    return str(content.get("run"))

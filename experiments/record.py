@@ -5,17 +5,20 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wafer.datasets.errors import StorageError, WorkspaceError
+from wafer.datasets.errors import DataError, Fault, ImageError, StorageError, WorkspaceError
 from wafer.datasets.files import write_text
+from wafer.datasets.images import decode_image
+from wafer.datasets.records import Sample
 from wafer.datasets.runs import Run, locked
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace
 
-__all__ = ["Progress", "check_folder", "claim_folder", "opened_folder"]
+__all__ = ["Progress", "check_files", "check_folder", "claim_folder", "opened_folder"]
 
 Progress = Callable[[str, float, float | None], None]
 """Called with the name of the step, what is done of it, and its size where that is known."""
@@ -24,6 +27,9 @@ WORKSPACE = "workspace"
 """The folder of the synthetic images."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RECORD = "reproduce.json"
+DATA = "data"
+"""What the record says once a table is begun: the data that it is of."""
+REPLACE = "replace the file or set its split to `unused`"
 # What a command leaves that was killed before it wrote the record.
 BEGUN = (".lock", f".{RECORD}.tmp-")
 
@@ -68,6 +74,35 @@ def opened_folder(
         )
 
 
+def check_files(folder: Path, workspace: Workspace, *, progress: Progress) -> None:
+    """Decode every image of train, val and test before a table is begun in a folder.
+
+    Else one that is met after hours could only be taken out by beginning again.
+
+    Raises:
+        DataError: images that cannot be decoded, all of them by name.
+    """
+    if DATA in _read(folder):
+        return
+    samples = [s for s in workspace.samples() if s.split in ("train", "val", "test")]
+
+    def fault_of(sample: Sample) -> Fault | None:
+        path = workspace.image_path(sample.image)
+        try:
+            decode_image(path, colour=workspace.colour, white_level=workspace.white_level)
+        except ImageError as error:
+            return Fault(file=error.path, problem=error.reason, remedy=REPLACE)
+        return None
+
+    faults = []
+    with ThreadPoolExecutor() as pool:
+        for done, fault in enumerate(pool.map(fault_of, samples), 1):
+            progress("checking images", done, len(samples))
+            faults += [] if fault is None else [fault]
+    if faults:
+        raise DataError(sorted(faults, key=lambda fault: fault.file))
+
+
 @contextmanager
 def _room_for(folder: Path) -> Iterator[None]:
     """Say what to do where a disk is full."""
@@ -90,7 +125,7 @@ def check_folder(folder: Path, wanted: Mapping[str, Any]) -> None:
     """
     record = _read(folder)
     differing = [key for key, value in _plain(wanted).items() if record.get(key, value) != value]
-    if differing == ["data"]:
+    if differing == [DATA]:
         raise WorkspaceError(
             f"{folder}: images, labels or splits have changed since this table was begun; put "
             "them back, or name a new folder"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wafer.datasets.workspace import Workspace
+from wafer.detector.training import check_start
 from wafer.experiments.comparison import plan as comparison
 from wafer.experiments.comparison.outputs import Comparison
 from wafer.experiments.comparison.running import (
@@ -18,7 +19,7 @@ from wafer.experiments.comparison.running import (
     has_boxes,
 )
 from wafer.experiments.comparison.running import data_of as compared_data
-from wafer.experiments.record import Progress, claim_folder, opened_folder
+from wafer.experiments.record import Progress, check_files, claim_folder, opened_folder
 from wafer.experiments.table3.outputs import Table3
 from wafer.experiments.table3.plan import SCALES, Scale, ScaleName, settings
 from wafer.experiments.table3.running import Series, check_splits, data_of
@@ -56,6 +57,7 @@ def reproduce_table(
         WorkspaceError: the folder belongs to other arguments or other data.
         TrainingError, DataError, WeightsError: as ``train_detector``.
     """
+    check_start(model=model, weights=weights, seed=seed, device=device)
     common = {"model": model, "weights": weights, "seed": seed, "device": device}
     return _table3(folder.resolve(), SCALES[scale], workspace, common, progress)
 
@@ -93,6 +95,7 @@ def reproduce_comparison(
         WorkspaceError: the folder belongs to other arguments or other data.
         TrainingError, DataError, WeightsError: as ``train_classifier`` and ``train_detector``.
     """
+    check_start(model=model, weights=weights, seed=seed, device=device)
     common = {"model": model, "weights": weights, "seed": seed, "device": device}
     where, plan = folder.resolve(), comparison.SCALES[scale]
     return _comparison(where, table, plan, workspace, common, progress)
@@ -119,6 +122,7 @@ def _table3(
         notes = check_splits(workspace)
         series = Series(folder, workspace, scale, common, data_of(workspace), progress)
         start = series.check()
+        check_files(folder, workspace, progress=progress)
         claim_folder(folder, {**known, "weights": start.digest, "data": series.data})
         table = Table3(
             folder=folder,
@@ -170,6 +174,7 @@ def _comparison(
             folder, workspace, scale, common, compared_data(workspace), boxed, starts, progress
         )
         first = {**digests(starts), common["model"]: models.check()}
+        check_files(folder, workspace, progress=progress)
         claim_folder(folder, {**known, "weights": first, "data": models.data})
         done = Comparison(
             folder=folder,

@@ -153,7 +153,7 @@ def _claim(root: Path, record: Mapping[str, object], *, force: bool) -> bool:
         keys = sorted(key for key in record if before.get(key) != record[key])
         raise WorkspaceError(
             f"{root} holds synthetic images of other arguments ({', '.join(keys)} differ); "
-            "name another folder or add --force"
+            "name another folder, or let `wafer synth --force` replace them"
         )
     # The mark of completeness goes first; runs and models stay.
     _clear(root, ("wafer.toml", *DERIVED, "images", "truth"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from wafer.evaluation.tables import percent
-from wafer.experiments.comparison.plan import CLASSIFIERS, PUBLISHED
+from wafer.experiments.comparison.plan import CLASSIFIERS, DETECTOR, PUBLISHED
 
 __all__ = ["Claim", "claims"]
 
@@ -52,7 +52,7 @@ def _hog(row: Mapping[str, Any]) -> Claim:
         verdict = "holds here"
     elif high < 0.83:
         verdict = "does not hold here"
-    return Claim("HOG and a perceptron rise above 83 %", _accuracy(row), verdict)
+    return Claim("HOG and a perceptron rise above 83 % precision", _accuracy(row), verdict)
 
 
 def _pixels(row: Mapping[str, Any]) -> Claim:
@@ -62,7 +62,7 @@ def _pixels(row: Mapping[str, Any]) -> Claim:
         verdict = "holds here"
     elif low > 0.80:
         verdict = "does not hold here"
-    return Claim("A perceptron on pixels stays below 80 %", _accuracy(row), verdict)
+    return Claim("A perceptron on pixels stays below 80 % precision", _accuracy(row), verdict)
 
 
 def _best(rows: Rows) -> Claim:
@@ -97,12 +97,25 @@ def _fastest(speeds: Rows) -> Claim:
     published = [speeds[name] for name in PUBLISHED if name in speeds]
     fastest = min(published, key=lambda row: float(row["model_ms"]))
     of_all = min(speeds.values(), key=lambda row: float(row["model_ms"]))
+    if len({(row["processor"], row["threads"], row["device"]) for row in published}) > 1:
+        return Claim(text, "timed on different machines", "not decided")
     here = f"{inception['model_ms']:.1f} ms of inception_v3"
     if fastest is not inception:
         here += f", {fastest['model_ms']:.1f} ms of {fastest['model']}"
     if of_all is not fastest:
         here += f"; of all models {of_all['model']}, {of_all['model_ms']:.1f} ms"
-    return Claim(text, here, "holds here" if fastest is inception else "does not hold here")
+    others = [row for row in published if row is not inception]
+    verdict: Verdict = "not decided"
+    if all(_quicker(inception, row) for row in others):
+        verdict = "holds here"
+    elif any(_quicker(row, inception) for row in others):
+        verdict = "does not hold here"
+    return Claim(text, here, verdict)
+
+
+def _quicker(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether a model is faster than another in 95 of 100 images, not just in the median."""
+    return bool(row["model_p95_ms"] < other["model_ms"])
 
 
 def _detector(row: Mapping[str, Any]) -> Claim:
@@ -115,18 +128,18 @@ def _detector(row: Mapping[str, Any]) -> Claim:
         f"{_share(row['seen_weighted_accuracy'])} and {_share(row['seen_mean_confidence'])} on its "
         "training and validation images"
     )
-    reached = row["weighted_accuracy_interval"]
-    verdict: Verdict = "not decided"
-    if reached is not None and reached[0] > 0.976:
-        verdict = "holds here"
-    elif reached is not None and reached[1] < 0.976:
-        verdict = "does not hold here"
-    return Claim(text, here, verdict)
+    # What is like the paper's are the images that the training has seen; there the weighted
+    # accuracy says nothing of others, so there is no interval to wait for.
+    seen = row["seen_weighted_accuracy"], row["seen_mean_confidence"]
+    if None in seen:
+        return Claim(text, here, "not decided")
+    reached = seen[0] >= DETECTOR.weighted_accuracy and seen[1] >= DETECTOR.mean_confidence
+    return Claim(text, here, "holds here" if reached else "does not hold here")
 
 
 def _accuracy(row: Mapping[str, Any]) -> str:
     low, high = row["accuracy_interval"]
-    return f"accuracy {percent(row['accuracy'])} %, {percent(low)} to {percent(high)}"
+    return f"{percent(row['accuracy'])} % of all answers right, {percent(low)} to {percent(high)}"
 
 
 def _share(value: float | None) -> str:

@@ -13,14 +13,13 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from wafer.classifier.names import NETWORKS
 from wafer.datasets.files import write_bytes, write_text
 from wafer.evaluation.metrics import weighted_accuracy
 from wafer.evaluation.pages import data_url, render_page
 from wafer.evaluation.paired import Paired, compare_paired, corrected
 from wafer.evaluation.tables import markdown_table, percent
 from wafer.experiments.comparison.claims import Claim, claims
-from wafer.experiments.comparison.plan import CLASSIFIERS, PAPER_SETTINGS, Scale, published
+from wafer.experiments.comparison.plan import CLASSIFIERS, Scale, paper_settings, published
 from wafer.experiments.comparison.running import Outcome
 from wafer.experiments.comparison.speed import Speed, Timing
 
@@ -142,13 +141,13 @@ class Comparison:
             "published_weighted_accuracy": paper.weighted_accuracy,
             "published_mean_confidence": paper.mean_confidence,
             "remark": None if outcome is None else _remark(outcome),
-            "converged": None if outcome is None else _converged(outcome),
+            "converged": None if outcome is None else outcome.stopped,
             "images": metrics.get("n"),
             "image_size": told.get("image_size", told.get("imgsz")),
             "batch": told.get("batch") or None,
             "planned_epochs": told.get("epochs"),
-            "paper_batch": PAPER_SETTINGS.get(name, (None, None))[0],
-            "paper_epochs": PAPER_SETTINGS.get(name, (None, None))[1],
+            "paper_batch": paper_settings(name)[0],
+            "paper_epochs": paper_settings(name)[1],
             "val_accuracy": _val_accuracy(outcome),
             "auto_rate": metrics.get("auto_rate"),
             "auto_accuracy": metrics.get("auto_accuracy"),
@@ -223,12 +222,19 @@ class Comparison:
             automatic=[AUTOMATIC_HEAD, list(_automatic_rows(self.rows(1)))],
             paired=[PAIRED_HEAD, list(_paired_rows(self.rows(1)))],
             figures=figures,
-            processors=sorted({(s.processor, s.threads) for s in self._speeds()}),
+            machines=self._machines(),
         )
         write_bytes(self.page, page)
 
-    def _speeds(self) -> list[Speed]:
-        return [each.speed for each in self.outcomes if each.speed is not None]
+    def _machines(self) -> tuple[str, ...]:
+        """Return what the models were timed on, a sentence for each machine without full stop."""
+        timed: dict[str, list[str]] = {}
+        for each in self._ordered():
+            if each.speed is not None:
+                timed.setdefault(_machine(each.speed), []).append(each.name)
+        if len(timed) < 2:
+            return tuple(timed)
+        return tuple(f"{where}: {', '.join(names)}" for where, names in timed.items())
 
     def _there(self, table: int) -> bool:
         key = {1: "accuracy", 2: "model_ms"}[table]
@@ -266,7 +272,8 @@ class Comparison:
         if told:
             lines += ["", "## What the paper claims", "", *markdown_table(CLAIM_HEAD, told)]
         lines += [""]
-        lines += [f"* {text}." for text in (*self.settings, *self.notes)]
+        machines = self._machines() if self.table == 2 else ()
+        lines += [f"* {text}." for text in (*machines, *self.settings, *self.notes)]
         return "\n".join(lines) + "\n"
 
 
@@ -334,7 +341,7 @@ def _speed_row(name: str, outcome: Outcome | None) -> dict[str, Any]:
     return {
         "model": name,
         "published_speed": published(name).speed,
-        "image_size": None if speed is None else speed.image_size,
+        "image_size": None if speed is None else speed.conditions.image_size,
         "source_size": None if speed is None else speed.source_size,
         **{
             key: value
@@ -347,19 +354,22 @@ def _speed_row(name: str, outcome: Outcome | None) -> dict[str, Any]:
         "best_batch": best,
         "measurements": None if speed is None else speed.model.count,
         "bytes": None if speed is None else speed.bytes,
-        "processor": None if speed is None else speed.processor,
-        "threads": None if speed is None else speed.threads,
+        "processor": None if speed is None else speed.conditions.processor,
+        "threads": None if speed is None else speed.conditions.threads,
+        "device": None if speed is None else speed.conditions.device,
     }
+
+
+def _machine(speed: Speed) -> str:
+    under = speed.conditions
+    threads = "1 thread" if under.threads == 1 else f"{under.threads} threads"
+    device = "" if under.device == "cpu" else f", {under.device}"
+    return f"Timed on {under.processor}, {threads}{device}, inputs of {under.image_size} px"
 
 
 def _remark(outcome: Outcome) -> str:
     said = ["from scratch"] if outcome.from_scratch else []
-    return ", ".join(said if _converged(outcome) else [*said, "not converged"])
-
-
-def _converged(outcome: Outcome) -> bool:
-    """Return whether validation stopped the training of a network; all else has no such end."""
-    return outcome.stopped or not (outcome.from_scratch or outcome.name in NETWORKS)
+    return ", ".join(said if outcome.stopped else [*said, "not converged"])
 
 
 def _val_accuracy(outcome: Outcome | None) -> float | None:

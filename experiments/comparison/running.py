@@ -8,6 +8,7 @@ timings that it was timed. So nothing is lost or repeated at whatever moment the
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from wafer.classifier.course import RESULTS, Course, read_epochs
 from wafer.classifier.evaluating import Measured, measure_answers
 from wafer.classifier.images import Chosen, choose_images
 from wafer.classifier.loading import load_classifier
@@ -36,10 +38,17 @@ from wafer.evaluation.reliability import calibration_error, equal_mass_bins
 from wafer.evaluation.report import METRICS_FILE, REPORT_FILE
 from wafer.evaluation.results import Evaluation
 from wafer.experiments.comparison.plan import CLASSIFIERS, Scale, Training
-from wafer.experiments.comparison.speed import Speed, measure_speed, read_speed, write_speed
+from wafer.experiments.comparison.speed import (
+    Speed,
+    conditions_here,
+    measure_speed,
+    read_speed,
+    write_speed,
+)
 from wafer.experiments.record import Progress
 from wafer.inference.devices import training_devices
 from wafer.inference.records import Predictor
+from wafer.weights.loading import read_tensors
 
 __all__ = [
     "Answered",
@@ -55,7 +64,6 @@ Part = Literal["train", "val", "test"]
 SPLITS: tuple[Part, ...] = ("train", "val", "test")
 MEASURED: tuple[Part, ...] = ("val", "test")
 ANSWERS = "answers.csv"
-RESULTS = "results.csv"
 TIMED_IMAGES = 32
 
 
@@ -76,15 +84,17 @@ class Answered:
 class Outcome:
     """A model that is trained, and measured and timed as far as that was asked for.
 
-    ``arguments`` are what its training was told, ``epochs`` how many it took. ``answers`` are those
-    to each split it was measured on, none before it was, and ``intervals`` those of figures on
-    test, where they are spread by resampling; ``speed`` is None before it was timed.
+    ``arguments`` are what its training was told, ``epochs`` how many it took, ``stopped`` whether
+    it ended because validation got no better. ``answers`` are those to each split it was measured
+    on, none before it was, and ``intervals`` those of figures on test, where they are spread by
+    resampling; ``speed`` is None before it was timed.
     """
 
     name: str
     run: Path
     arguments: Mapping[str, Any]
     epochs: int
+    stopped: bool
     answers: Mapping[str, Answered]
     intervals: Mapping[str, Interval | None]
     speed: Speed | None
@@ -94,11 +104,6 @@ class Outcome:
         """Return whether this is a network that began with random weights."""
         network = self.name in NETWORKS or self.name not in CLASSIFIERS
         return network and self.arguments.get("pretrained", self.arguments.get("weights")) is None
-
-    @property
-    def stopped(self) -> bool:
-        """Return whether the training ended because validation got no better."""
-        return self.epochs < int(self.arguments["epochs"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +130,24 @@ class Models:
         """Return the models in the order of the tables; no detector where there are no boxes."""
         return (*CLASSIFIERS, str(self.detector["model"])) if self.boxed else CLASSIFIERS
 
+    @property
+    def _in_turn(self) -> list[str]:
+        """Return the models in the order in which they are trained: networks last."""
+        return sorted(
+            reversed(self.names), key=lambda name: (name in NETWORKS, name not in CLASSIFIERS)
+        )
+
     def check(self) -> str | None:
-        """Check what the detector is told, before the first training takes its hour.
+        """Check first weights and what the detector is told, before a training takes its hour.
 
         Returns:
-            The SHA-256 of its first weights, None from scratch or without a detector.
+            The SHA-256 of the detector's first weights, None from scratch or without a detector.
 
         Raises:
             TrainingError, DataError, WeightsError: as ``prepare_training``.
         """
+        for path in self.starts.values():
+            read_tensors(path)
         if not self.boxed:
             return None
         ready = prepare_training(self.workspace, **self._detector_arguments())
@@ -141,7 +155,7 @@ class Models:
         return digest
 
     def run(self, table: int) -> Iterator[Outcome]:
-        """Yield one model after the other as they are finished, those that take least time first.
+        """Yield one model after the other as they are finished, networks last.
 
         Args:
             table: 1 measures what they answer, 2 how long they take.
@@ -150,7 +164,7 @@ class Models:
             TrainingError, DataError, WeightsError: as the trainings.
             WorkspaceError: the data have changed on the way.
         """
-        for number, name in enumerate(reversed(self.names)):
+        for number, name in enumerate(self._in_turn):
             if data_of(self.workspace) != self.data:
                 raise WorkspaceError(
                     f"{self.workspace.root}: images, labels or splits have changed; put them back "
@@ -159,7 +173,7 @@ class Models:
             run = self._trained(name, number)
             if table == 1:
                 self._measure(name, run)
-            elif read_speed(run) is None:
+            else:
                 self._time(name, run)
             yield self.outcome(name, run)
             self.progress("all", number + 1, len(self.names))
@@ -173,8 +187,8 @@ class Models:
 
     def outcome(self, name: str, run: Path) -> Outcome:
         """Return what is known of a model from the folder of its finished run."""
-        with (run / RESULTS).open(encoding="utf-8", newline="") as handle:
-            epochs = sum(1 for _ in csv.DictReader(handle))
+        arguments: Mapping[str, Any] = _read(run / "run.json")["arguments"]
+        epochs, stopped = _course(run, arguments, classifier=name in CLASSIFIERS)
         answers: dict[str, Answered] = {
             split: _read_answers(run / split)
             for split in SPLITS
@@ -183,8 +197,9 @@ class Models:
         return Outcome(
             name=name,
             run=run,
-            arguments=_read(run / "run.json")["arguments"],
+            arguments=arguments,
             epochs=epochs,
+            stopped=stopped,
             answers=answers,
             intervals=_intervals(answers["test"]) if "test" in answers else {},
             speed=read_speed(run),
@@ -241,12 +256,18 @@ class Models:
         )
 
     def _time(self, name: str, run: Path) -> None:
+        on_torch = name in NETWORKS or name not in CLASSIFIERS
+        device = self._device if on_torch else "cpu"
+        before = read_speed(run)
+        if before is not None and before.conditions == conditions_here(self.scale.speed, device):
+            return
         samples = choose_images(self.workspace, self.workspace.samples(), "test").samples
         speed = measure_speed(
             self._predictor(name, run),
             [self.workspace.image_path(sample.image) for sample in samples[:TIMED_IMAGES]],
             test=self.scale.speed,
             model_file=run / MODEL_FILE,
+            device=device,
         )
         write_speed(run, speed)
 
@@ -286,8 +307,19 @@ def digests(starts: Mapping[str, Path]) -> dict[str, str]:
 
 
 def data_of(workspace: Workspace) -> str:
-    """Return 64 digits that change with any image, class or box of train, val or test."""
-    return dataset_hash(workspace, [s for s in workspace.samples() if s.split in SPLITS])
+    """Return 64 digits that change with any image, class or box of train, val or test.
+
+    And with the names of images, by which answers are compared, and with what is taken for truth.
+    """
+    samples = workspace.samples()
+    digest = hashlib.sha256(
+        dataset_hash(workspace, [s for s in samples if s.split in SPLITS]).encode()
+    )
+    for split in SPLITS:
+        chosen = choose_images(workspace, samples, split)
+        pairs = sorted((s.image, n) for s, n in zip(chosen.samples, chosen.names, strict=True))
+        digest.update(json.dumps([split, pairs]).encode())
+    return digest.hexdigest()
 
 
 def has_boxes(workspace: Workspace) -> bool:
@@ -320,6 +352,16 @@ def check_images(workspace: Workspace) -> tuple[str, ...]:
         if lacking:
             notes.append(f"no image of class {name} in {' and '.join(lacking)}")
     return tuple(notes)
+
+
+def _course(run: Path, arguments: Mapping[str, Any], *, classifier: bool) -> tuple[int, bool]:
+    """Return how many epochs a training took, and whether validation ended it."""
+    if classifier:
+        course = Course(run, int(arguments["patience"]), list(read_epochs(run)))
+        return len(course.epochs), course.over
+    with (run / RESULTS).open(encoding="utf-8", newline="") as handle:
+        epochs = sum(1 for _ in csv.DictReader(handle))
+    return epochs, epochs < int(arguments["epochs"])
 
 
 def _write_answers(folder: Path, evaluation: Evaluation) -> None:

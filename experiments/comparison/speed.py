@@ -14,13 +14,23 @@ import numpy as np
 from wafer.datasets.files import write_text
 from wafer.datasets.images import decode_bytes
 from wafer.experiments.comparison.plan import SpeedTest
+from wafer.inference.cores import thread_count
 from wafer.inference.pipeline import read_bytes
 from wafer.inference.precision import use_cores
 from wafer.inference.preprocess import letterbox
 from wafer.inference.processor import LISTING
 from wafer.inference.records import Predictor
 
-__all__ = ["SPEED_FILE", "Speed", "Timing", "measure_speed", "read_speed"]
+__all__ = [
+    "SPEED_FILE",
+    "Conditions",
+    "Speed",
+    "Timing",
+    "conditions_here",
+    "measure_speed",
+    "read_speed",
+    "write_speed",
+]
 
 SPEED_FILE = "speed.json"
 
@@ -45,6 +55,16 @@ class Timing:
         return cls(round(float(median), 3), round(float(p95), 3), len(milliseconds))
 
 
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What times can be compared under: the side of the input in pixels, and what computes."""
+
+    image_size: int
+    processor: str
+    threads: int
+    device: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
     """What one model takes for one image.
@@ -52,8 +72,7 @@ class Speed:
     One image at a time: ``load`` reads and decodes a file, ``preprocess`` makes it the input of a
     network, ``model`` answers (features such as HOG are part of it), ``total`` is all three.
     ``batches`` are timings of ``model`` an image by the number of images at once, 1 among them.
-    ``image_size`` is the side of the input in pixels, ``source_size`` that of the files, ``bytes``
-    the size of the model file.
+    ``source_size`` is the side of the files in pixels, ``bytes`` the size of the model file.
     """
 
     load: Timing
@@ -61,11 +80,9 @@ class Speed:
     model: Timing
     total: Timing
     batches: Mapping[int, Timing]
-    image_size: int
     source_size: int
     bytes: int
-    processor: str
-    threads: int
+    conditions: Conditions
 
     @property
     def best_batch(self) -> int:
@@ -79,6 +96,7 @@ def measure_speed(
     *,
     test: SpeedTest,
     model_file: Path,
+    device: str,
 ) -> Speed:
     """Time a model that is open and warm on files that lie in the file cache.
 
@@ -87,10 +105,11 @@ def measure_speed(
         images: at least one file, taken in turn.
         test: how; each size of batch at least three times, at most a hundred.
         model_file: what is on disk.
+        device: what it runs on, ``cpu`` or ``cuda:N``.
     """
-    import torch
-
     use_cores()
+    for path in images:
+        read_bytes(path)
     single = _Single(predictor, images, test.image_size)
     for _ in range(WARM_UPS):
         single.step()
@@ -111,12 +130,15 @@ def measure_speed(
         model=model,
         total=Timing.of(np.sum([single.load, single.preprocess, single.model], axis=0).tolist()),
         batches=timings,
-        image_size=test.image_size,
         source_size=single.source_size,
         bytes=model_file.stat().st_size,
-        processor=_processor(),
-        threads=torch.get_num_threads(),
+        conditions=conditions_here(test, device),
     )
+
+
+def conditions_here(test: SpeedTest, device: str) -> Conditions:
+    """Return what a model would be timed under here and now, on ``cpu`` or ``cuda:N``."""
+    return Conditions(test.image_size, _processor(), thread_count(), device)
 
 
 def read_speed(folder: Path) -> Speed | None:
@@ -127,7 +149,8 @@ def read_speed(folder: Path) -> Speed | None:
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     timings = {k: Timing(**content[k]) for k in ("load", "preprocess", "model", "total")}
     batches = {int(batch): Timing(**timing) for batch, timing in content["batches"].items()}
-    return Speed(**{**content, **timings, "batches": batches})
+    under = Conditions(**content["conditions"])
+    return Speed(**{**content, **timings, "batches": batches, "conditions": under})
 
 
 def write_speed(folder: Path, speed: Speed) -> None:

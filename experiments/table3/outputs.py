@@ -16,7 +16,7 @@ from wafer.datasets.files import write_bytes, write_text
 from wafer.evaluation.pages import data_url, render_page
 from wafer.evaluation.tables import markdown_table
 from wafer.experiments.table3.plan import EXPERIMENTS, Experiment, Scale, Setting
-from wafer.experiments.table3.running import MEASURED, Outcome
+from wafer.experiments.table3.running import ADOPTED, MEASURED, Outcome
 
 __all__ = ["Table3", "terminal_table"]
 
@@ -106,7 +106,7 @@ class Table3:
             "epochs": self.scale.epochs[experiment.epochs],
             "image_weights": experiment.img_weights,
             "trainings": self.scale.generations if experiment.evolves else 1,
-            "hyperparameters": "of exp6" if experiment.evolved else "defaults",
+            "hyperparameters": _hyperparameters(experiment, outcome),
             "optimizer": told.get("optimizer"),
             "seed": told.get("seed"),
             **{f"paper_{name}": getattr(experiment.published, name) for name in FIGURES},
@@ -216,6 +216,14 @@ def _reading(table: Table3) -> str:
         f"{of}The paper's figures are of its own validation images; ours are of val, which chose "
         "the epoch, and of test, which no training saw."
     )
+
+
+def _hyperparameters(experiment: Experiment, outcome: Outcome | None) -> str:
+    """Return where the hyperparameters come from that a training had."""
+    if experiment.evolved:
+        return "of exp6"
+    adopted = outcome is not None and (outcome.verdict or "").startswith(ADOPTED)
+    return "evolved" if adopted else "defaults"
 
 
 def _shown_rows(table: Table3) -> Iterable[list[str]]:

@@ -33,10 +33,12 @@ from wafer.experiments.table3.plan import (
 )
 from wafer.inference.devices import training_devices
 
-__all__ = ["MEASURED", "Outcome", "Series", "check_splits", "data_of"]
+__all__ = ["ADOPTED", "MEASURED", "Outcome", "Series", "check_splits", "data_of"]
 
 MEASURED: tuple[Literal["val"], Literal["test"]] = ("val", "test")
 HYPERPARAMETERS = "hyp_evolve.yaml"
+ADOPTED = "adopted"
+"""How the verdict on an evolution begins whose result is better than the defaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class Series:
         verdict = None
         if experiment.evolves:
             evolved = self._evolved(experiment, spent)
-            run, kept = evolved.run, "adopted" if evolved.verdict.adopted else "defaults kept"
+            run, kept = evolved.run, ADOPTED if evolved.verdict.adopted else "defaults kept"
             verdict = f"{kept}: {' '.join(evolved.verdict.reason.split())}"
         else:
             run = self._trained(experiment, spent)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from wafer.datasets.errors import WorkspaceError
-from wafer.experiments.record import check_folder, claim_folder
+from wafer.datasets.errors import DataError, WorkspaceError
+from wafer.datasets.synthetic.generate import generate_workspace
+from wafer.experiments.record import check_files, check_folder, claim_folder
 
 KNOWN = {"table": 3, "seed": 0, "epochs": {100: 2}}
 WHOLE = {**KNOWN, "weights": None, "data": "ab"}
@@ -71,3 +72,21 @@ def test_a_file_or_a_folder_of_something_else_is_refused(tmp_path: Path) -> None
     for folder in (tmp_path, tmp_path / "thesis.txt"):
         with pytest.raises(WorkspaceError, match="not of `wafer reproduce`"):
             check_folder(folder, KNOWN)
+
+
+def test_images_that_cannot_be_decoded_are_named_before_a_table_is_begun(tmp_path: Path) -> None:
+    source = generate_workspace(
+        tmp_path / "w", images=48, counts="balanced", size=64, difficulty="easy", processes=1
+    )
+    bad = sorted(source.image_path(s.image) for s in source.samples() if s.split != "unused")[3:5]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:-40])
+    steps: list[tuple[float, float | None]] = []
+    folder = tmp_path / "table"
+    with pytest.raises(DataError) as caught:
+        check_files(folder, source, progress=lambda _, done, total: steps.append((done, total)))
+    assert [fault.file for fault in caught.value.faults] == [str(path) for path in bad]
+    assert "set its split to `unused`" in str(caught.value)
+    assert steps[-1] == (48, 48)
+    claim_folder(folder, WHOLE)  # begun: an image may be damaged later, as the data may not change
+    check_files(folder, source, progress=lambda *_: pytest.fail("they are not decoded again"))

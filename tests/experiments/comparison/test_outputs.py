@@ -17,7 +17,7 @@ from rich.console import Console
 from wafer.experiments.comparison.outputs import Comparison, terminal_table
 from wafer.experiments.comparison.plan import CLASSIFIERS, SCALES, conditions
 from wafer.experiments.comparison.running import Answered, Outcome
-from wafer.experiments.comparison.speed import Speed, Timing
+from wafer.experiments.comparison.speed import Conditions, Speed, Timing
 
 NAMES = (*CLASSIFIERS, "yolov5n")
 IMAGES = tuple(f"{i}.png" for i in range(100))
@@ -45,7 +45,7 @@ def answered(right: int, *, first: int = 0) -> Answered:
     return Answered(IMAGES, correct, np.full(100, 0.8), metrics)
 
 
-def speed(milliseconds: float) -> Speed:
+def speed(milliseconds: float, processor: str = "A <b>") -> Speed:
     one, many = Timing(milliseconds, milliseconds + 1, 9), Timing(milliseconds / 2, 7.0, 5)
     small = Timing(0.5, 0.6, 9)
     return Speed(
@@ -54,11 +54,9 @@ def speed(milliseconds: float) -> Speed:
         model=one,
         total=Timing(milliseconds + 1, milliseconds + 2, 9),
         batches={1: one, 16: many},
-        image_size=256,
         source_size=680,
         bytes=12_345_678,
-        processor="A <b>",
-        threads=2,
+        conditions=Conditions(256, processor, 2, "cpu"),
     )
 
 
@@ -86,6 +84,7 @@ def outcome(
         run=run,
         arguments=told,
         epochs=epochs,
+        stopped=epochs < 12,
         answers=given,
         intervals={"ece": (0.05, 0.15), "weighted_accuracy": (0.7, 0.9)} if given else {},
         speed=None if milliseconds is None else speed(milliseconds),
@@ -183,7 +182,7 @@ def test_what_is_not_finished_is_empty(tmp_path: Path) -> None:
     begun.write()
     text = (tmp_path / "table1.md").read_text(encoding="utf-8")
     assert "1 of 9 models are finished." in text
-    assert "| mlp | 160 | 12 | 50.0 | 45.0 to 55.0 | - | 0.5000 | - | 0.8000 | 70.0 |" in text
+    assert "| mlp | 160 | 12 (20) | 50.0 | 45.0 to 55.0 | - | 0.5000 | - | 0.8000 | 70.0 |" in text
     assert "| inception_v3 | - | - (50) | - | - | 0.9832 | - | 0.9945 | - | - | - | - |  |" in text
     assert begun.rows(2)[0]["model_ms"] is None
 
@@ -199,6 +198,12 @@ def test_table_2_has_times_and_sizes(whole: Comparison) -> None:
     row = json.loads(json.dumps(second.rows()))[2]
     assert (row["best_batch"], row["best_batch_ms"], row["bytes"]) == (16, 6.0, 12_345_678)
     assert not (whole.folder / "table1.md").exists()
+    assert "* Timed on A <b>, 2 threads, inputs of 256 px." in text
+    moved = replace(second.outcomes[0], speed=speed(5.0, "another"))
+    replace(second, outcomes=(moved, *second.outcomes[1:])).write()
+    text = (whole.folder / "table2.md").read_text(encoding="utf-8")
+    assert "* Timed on another, 2 threads, inputs of 256 px: yolov5n." in text
+    assert "* Timed on A <b>, 2 threads, inputs of 256 px: inception_v3, resnet50," in text
 
 
 def test_the_page_has_both_tables_and_needs_nothing_else(
@@ -210,11 +215,11 @@ def test_the_page_has_both_tables_and_needs_nothing_else(
     assert "script" not in page.tags
     for text in (
         "a|b<script>",
-        "A <b>, 2 threads.",
+        "Timed on A <b>, 2 threads, inputs of 256 px.",
         "The images are synthetic",
         "Table 1: what they answer",
         "Table 2: how long they take",
-        "HOG and a perceptron rise above 83 %",
+        "HOG and a perceptron rise above 83 % precision",
         "resnet50 on test",
         "0.9832",
         "1421.05 s, GPU",

@@ -12,6 +12,7 @@ from wafer.evaluation.calibration import decide_class
 from wafer.experiments.comparison.plan import SpeedTest
 from wafer.experiments.comparison.speed import (
     Timing,
+    conditions_here,
     measure_speed,
     read_speed,
     write_speed,
@@ -58,6 +59,7 @@ def test_parts_batches_and_size_are_measured_and_come_back_from_disk(tmp_path: P
         paths,
         test=SpeedTest(image_size=96, seconds=0.1),
         model_file=paths[0],
+        device="cpu",
     )
     assert set(speed.batches) == {1, 4, 16, 64}
     assert speed.best_batch == 16
@@ -66,7 +68,9 @@ def test_parts_batches_and_size_are_measured_and_come_back_from_disk(tmp_path: P
     assert speed.total.median >= speed.model.median > speed.load.median > 0
     assert 3 <= speed.model.count <= 25  # not the warm-ups, and no longer than it was told
     assert {shape[1:] for shape in engine.shapes} == {(96, 96)}
-    assert (speed.image_size, speed.source_size) == (96, 120)
+    assert (speed.conditions.image_size, speed.source_size) == (96, 120)
+    assert speed.conditions == conditions_here(SpeedTest(image_size=96, seconds=9.0), "cpu")
+    assert speed.conditions != conditions_here(SpeedTest(image_size=96, seconds=9.0), "cuda:0")
     assert speed.bytes == paths[0].stat().st_size
     assert read_speed(tmp_path) is None
     write_speed(tmp_path, speed)
@@ -87,6 +91,7 @@ def test_larger_batches_are_not_tried_once_they_do_not_pay(tmp_path: Path) -> No
         [path],
         test=SpeedTest(image_size=64, seconds=0.01),
         model_file=path,
+        device="cpu",
     )
     assert max(speed.batches) <= 16
     assert speed.batches[1] == speed.model

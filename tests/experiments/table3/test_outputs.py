@@ -85,6 +85,7 @@ def test_the_csv_has_the_paper_s_figures_beside_ours_and_the_scaling(whole: Tabl
     assert (rows[2]["paper_map50_95"], rows[2]["val_map50_95"]) == ("0.7215", "0.3")
     assert (rows[2]["test_precision"], rows[2]["test_recall"]) == ("0.9", "0.9")
     assert (rows[6]["val_map50_95"], rows[6]["hyperparameters"]) == ("", "of exp6")
+    assert [row["hyperparameters"] for row in rows[4:6]] == ["defaults", "evolved"]
     assert rows[5]["trainings"] == "7"
     assert [row["seed"] for row in rows] == ["0", "0", "0", "1", "0", "0", "0"]
     assert rows[0]["run"] == "runs/exp1/yolov5n-001"

@@ -6,8 +6,10 @@ needs it, so that ``wafer --help`` answers at once.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -34,6 +36,8 @@ class WaferGroup(TyperGroup):
         except WaferError as error:
             _note(f"wafer: {error}")
         except OSError as error:
+            if error.errno == errno.EPIPE:  # nobody reads on, as in `| head`: click ends quietly
+                raise
             where = "" if error.filename is None else f"{error.filename}: "
             _note(f"wafer: {where}{error.strerror or error}")
         except KeyboardInterrupt:
@@ -134,7 +138,9 @@ def main(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("demo"),
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="Folder of its workspace.")
+    ] = Path("demo"),
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -259,7 +265,7 @@ def init(
         force=force,
     )
     _notes(made.notes)
-    typer.echo(made.workspace.root)
+    _say_path(made.workspace.root)
 
 
 @app.command()
@@ -298,7 +304,7 @@ def synth(
             force=force,
             progress=progress,
         )
-    typer.echo(workspace.root)
+    _say_path(workspace.root)
 
 
 @app.command()
@@ -317,7 +323,7 @@ def convert(
     done = convert_dataset(source, destination, to=to, source_format=source_format, none_class=none)
     _notes(done.notes)
     _note(f"{done.images} images, {done.boxes} boxes, {done.unlabelled} images without labels")
-    typer.echo(destination)
+    _say_path(destination)
 
 
 @app.command()
@@ -329,10 +335,17 @@ def split(
     workspace: Where = None,
 ) -> None:
     """Split the images anew, stratified by class, groups kept whole."""
+    from wafer.datasets.runs import newest_finished_run
     from wafer.datasets.splitting import resplit
 
-    done = resplit(_workspace(workspace), train=train, val=val, test=test, seed=seed)
+    found = _workspace(workspace)
+    done = resplit(found, train=train, val=val, test=test, seed=seed)
     _notes(done.notes)
+    if newest_finished_run(found.runs) is not None:
+        _note(
+            "note: models that were trained before have seen images of the new test split; train "
+            "again before you measure"
+        )
     if done.kept is not None:
         _note(f"the old table is kept as {done.kept.name}")
     for name in ("train", "val", "test", "unused"):
@@ -376,6 +389,8 @@ def seed(
 
     if embed and to != "labelstudio":
         raise WaferError("--embed goes with --to labelstudio")
+    if to != "roboflow":
+        _refuse_given({"--yes": yes}, "goes with --to roboflow")
     if (to == "roboflow") != (project is not None):
         raise WaferError("--to roboflow and --project WORKSPACE/PROJECT go together")
     found = _workspace(workspace)
@@ -393,7 +408,7 @@ def seed(
     _notes(choice.notes)
     table, sheet = write_seed(found, choice)
     _note(f"{len(choice.samples)} images; a picture of them: {sheet}")
-    typer.echo(table)
+    _say_path(table)
     if to == "labelstudio":
         from wafer.labelling.exchange.labelstudio import write_tasks
 
@@ -401,7 +416,7 @@ def seed(
         handed = write_tasks(found, choice.samples, tasks, embed=embed)
         _notes(handed.notes)
         _note(f"labelling config {handed.config}; then `wafer labels import EXPORT.json`")
-        typer.echo(handed.tasks)
+        _say_path(handed.tasks)
     if remote is not None:
         from wafer.labelling.exchange.roboflow.uploading import upload
 
@@ -634,6 +649,7 @@ def evaluate(
             done = evaluate_classifier(
                 found, classifier, split=split, device=device, progress=progress
             )
+    _notes(_bundle_notes(found, model))
     _show_evaluation(done.evaluation, as_json)
     _note(f"report {done.report}")
 
@@ -747,7 +763,7 @@ def classify(
         f"{done.rows} images, {done.review} for review, {done.errors} unreadable, "
         f"{done.images_per_second:.0f} images/s"
     )
-    typer.echo(output)
+    _say_path(output)
     if done.errors:
         raise typer.Exit(1)
 
@@ -788,7 +804,7 @@ def export(
         agreement, images = about["int8_agreement"], about["int8_images"]
         _note(f"int8 answers {agreement:.1%} of {images:.0f} validation images as f32 does")
     _note(f"next: `wafer promote {bundle.digest[:12]}` to classify with it")
-    typer.echo(bundle.folder)
+    _say_path(bundle.folder)
 
 
 @app.command()
@@ -813,7 +829,7 @@ def promote(
         done = rollback(models, check=check_bundle)
     else:
         done = promote(models, bundle, check=check_bundle)
-    typer.echo(done.folder)
+    _say_path(done.folder)
 
 
 @labels_app.command("import")
@@ -844,7 +860,7 @@ def labels_import(
         f"{len(taken.written)} images written ({len(taken.replaced)} of them replaced), "
         f"{len(taken.unchanged)} unchanged"
     )
-    typer.echo(found.labels)
+    _say_path(found.labels)
 
 
 @app.command("label-propagate")
@@ -895,6 +911,8 @@ def label_propagate(
     """
     from wafer.labelling.propagation.propagating import propagate
 
+    if teacher is None:
+        _refuse_given({"--yes": yes}, "goes with --teacher")
     found = _workspace(workspace)
     hosted = None if teacher is None else _hosted_teacher(found, teacher, yes)
     with _bar("labelling") as progress:
@@ -944,10 +962,11 @@ def audit(
 
     found = _workspace(workspace)
     if answers is None:
+        _refuse_given({"--json": as_json, "--who": who}, "goes with a filled audit.csv")
         drawn = draw_audit(found)
         _notes(drawn.notes)
         _note(f"look at the {drawn.images} pictures and fill in the column `right`: yes or no")
-        typer.echo(drawn.table)
+        _say_path(drawn.table)
         return
     done = finish_audit(found, answers, who=who)
     _notes(done.notes)
@@ -1013,6 +1032,7 @@ def serve(
     over without a request lost. SIGTERM: who is inside is answered, then it ends.
     """
     if context.invoked_subcommand is not None:
+        _refuse_before(context)
         return
     from wafer.service.web.server import plan_server
     from wafer.service.web.server import serve as run
@@ -1103,7 +1123,7 @@ def keys_add(
 
 @keys_app.command("revoke")
 def keys_revoke(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key.")],
     keys: KeysFile = None,
     workspace: Where = None,
 ) -> None:
@@ -1116,9 +1136,16 @@ def keys_revoke(
 @keys_app.command("list")
 def keys_list(keys: KeysFile = None, workspace: Where = None) -> None:
     """List the keys: name, requests a second, when it was made and revoked."""
+    from wafer.datasets.errors import WaferError
     from wafer.service.keys import read_keys
 
-    for key in read_keys(_keys_file(keys, workspace)):
+    path = _keys_file(keys, workspace)
+    if keys is not None and not path.is_file():
+        raise WaferError(f"{path}: no such file of keys")
+    known = read_keys(path)
+    if not known:
+        _note("no keys: the server answers this machine alone, and asks for none")
+    for key in known:
         rate = "any" if key.rate is None else f"{key.rate:g}/s"
         state = "in use" if key.revoked is None else f"revoked {key.revoked}"
         typer.echo(f"{key.name}  {rate}  {key.created}  {state}")
@@ -1198,10 +1225,11 @@ def drift(
     _notes(found.notes)
     if as_json:
         typer.echo(json.dumps(drift_dict(found), indent=2))
+        _note(f"report {report}")
     else:
         console = Console()
         console.print(drift_table(found, wide=console.width >= WIDE))
-        typer.echo(report)
+        _say_path(report)
     if found.moved:
         raise typer.Exit(1)
 
@@ -1257,7 +1285,8 @@ def weights_list() -> None:
     from wafer.weights.library import list_weights
 
     for row in list_weights():
-        typer.echo(f"{row.name}  {row.architecture}  {row.licence}  {row.path or 'not here'}")
+        place = row.path or "not here"
+        typer.echo(f"{row.name}  {row.architecture}  {row.licence}  {row.sha256}  {place}")
 
 
 @weights_app.command("verify")
@@ -1281,7 +1310,7 @@ def weights_import(
 
     done = import_weights(path, shapes_of=shapes_of)
     _note(f"{done.report.matched} tensors of {done.architecture} fit")
-    typer.echo(done.path)
+    _say_path(done.path)
 
 
 @weights_app.command("fetch")
@@ -1306,7 +1335,7 @@ def weights_fetch(
         )
     if done.before:
         _note("it was here before; nothing was fetched")
-    typer.echo(done.path)
+    _say_path(done.path)
 
 
 def _workspace(folder: Path | None) -> Any:
@@ -1331,6 +1360,17 @@ def _keys_file(keys: Path | None, workspace: Path | None) -> Path:
     return path
 
 
+def _refuse_before(context: typer.Context) -> None:
+    """Refuse options of a command that are given before the name of another one in it."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"{parameter.opts[0]} has no effect before `{context.invoked_subcommand}`; put "
+                "options behind the last command"
+            )
+
+
 def _refuse_given(options: Mapping[str, object], why: str) -> None:
     """Refuse options that were given; one that was not is None or False."""
     from wafer.datasets.errors import WaferError
@@ -1348,7 +1388,7 @@ def _evolve(workspace: Any, **arguments: Any) -> None:
     _notes(done.notes)
     _note(f"{'adopted' if done.verdict.adopted else 'rejected'}: {done.verdict.reason}")
     _note(f"hyperparameters, trials and picture: {done.folder}")
-    typer.echo(done.run)
+    _say_path(done.run)
 
 
 def _train_classifier(workspace: Any, *, grid: str | None, **arguments: Any) -> None:
@@ -1373,7 +1413,7 @@ def _search_grid(workspace: Any, grid: str, *, lr0: None, **arguments: Any) -> N
     Console(stderr=True).print(grid_table(done.points))
     _notes(done.notes)
     _note(f"table and picture: {done.folder}")
-    typer.echo(done.run)
+    _say_path(done.run)
 
 
 def _show_trained(trained: Any) -> None:
@@ -1381,7 +1421,7 @@ def _show_trained(trained: Any) -> None:
     for name, value in trained.metrics.items():
         _note(f"{name:<12} {'-' if value is None else format(value, '.3f')} (val)")
     _note("next: `wafer evaluate` on the test split, `wafer classify IMAGES` for new images")
-    typer.echo(trained.folder)
+    _say_path(trained.folder)
 
 
 def _roboflow_project(name: str) -> Any:
@@ -1424,17 +1464,35 @@ def _pretrained(text: str | None) -> Path | Literal["cached", "none"] | None:
     return _first_weights(text)
 
 
+def _bundle_notes(workspace: Any, model: Path | None) -> tuple[str, ...]:
+    from wafer.inference.bundle import open_bundle
+    from wafer.inference.registry import named_bundle
+
+    folder = named_bundle(workspace, weights=model)
+    if folder is None:
+        return ()
+    about = open_bundle(folder).description
+    if about.precision == "f32" and about.decision.reject is None:
+        return ()
+    return (
+        "this measures the network of the bundle in float32 on torch, and rejects no image as "
+        f"unknown; the bundle itself answers in {about.precision}"
+        + ("" if about.decision.reject is None else f" and rejects by {about.decision.reject}"),
+    )
+
+
 def _show_evaluation(evaluation: Any, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(evaluation.to_dict(), indent=2))
         return
     from rich.console import Console
 
-    from wafer.evaluation.tables import WIDE, class_table, summary_table
+    from wafer.evaluation.tables import class_table, summary_table
 
     console = Console()
     console.print(summary_table(evaluation))
-    console.print(class_table(evaluation, intervals=console.width >= WIDE))
+    table = class_table(evaluation, width=console.width)
+    console.print(table, width=max(console.width, console.measure(table).minimum), crop=False)
 
 
 def _show_labelled(rows: Any) -> None:
@@ -1463,6 +1521,11 @@ def _show_table(number: int, table: Any, as_json: bool) -> None:
     Console().print(compared(table))
     for claim in table.claims():
         typer.echo(f"{claim.claim}: {claim.verdict} ({claim.here})")
+
+
+def _say_path(path: Path) -> None:
+    """Print a path on stdout byte by byte, as a name need not be UTF-8."""
+    typer.echo(os.fsencode(path))
 
 
 def _note(text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from wafer.datasets.boxes import full_frame, parse_boxes
@@ -156,6 +156,7 @@ def read_samples(
     group_pattern: str | None = None,
     exclude: Collection[Path] = (),
     ledger: Path | None = None,
+    boxes_decide: bool = False,
 ) -> tuple[Sample, ...]:
     """Read every image of a workspace with its class, group, split and boxes, sorted by path.
 
@@ -169,6 +170,7 @@ def read_samples(
         exclude: folders that hold no images of the user.
         ledger: the folder whose ledger says where the boxes came from; None takes all boxes as
             drawn by a person.
+        boxes_decide: the boxes tell the class of an image, whatever the table says.
 
     Raises:
         DataError: all faults of all these files together.
@@ -198,7 +200,11 @@ def read_samples(
         faults=faults,
     )
     rest: Split | None = "unused" if any(row.split for row in rows.values()) else None
+    if boxes_decide:
+        rows = {name: replace(row, image_class=None) for name, row in rows.items()}
     samples = tuple(_sample(name, rows.get(name), reader, group_pattern, rest) for name in names)
+    if boxes_decide:
+        samples = tuple(_with_class_of_boxes(sample, classes) for sample in samples)
     cache.save()
     if faults:
         raise DataError(faults)
@@ -264,3 +270,10 @@ def _sample(
         group=group or pattern_group(group_pattern, image),
         split=split or rest,
     )
+
+
+def _with_class_of_boxes(sample: Sample, classes: ClassTable) -> Sample:
+    names = {annotation.class_name for annotation in sample.annotations or ()}
+    if sample.annotations == () and classes.none_class is not None:
+        names = {classes.none_class.name}
+    return replace(sample, image_class=min(names) if len(names) == 1 else None)

@@ -113,14 +113,19 @@ class Workspace:
         return self._read(self.labels, ledger=self.root)
 
     def true_samples(self) -> tuple[Sample, ...]:
-        """Read the samples with the boxes of ``truth/``, or as `samples` where there is none.
+        """Read the samples with boxes and classes of ``truth/``, or as `samples` without one.
 
         Raises:
             DataError: all faults of all files together.
         """
-        return self._read(self.truth, ledger=None) if self.truth.is_dir() else self.samples()
+        if not self.truth.is_dir():
+            return self.samples()
+        # Classes of the table may have been made wrong on purpose (`wafer synth --label-noise`).
+        return self._read(self.truth, ledger=None, boxes_decide=True)
 
-    def _read(self, labels: Path, *, ledger: Path | None) -> tuple[Sample, ...]:
+    def _read(
+        self, labels: Path, *, ledger: Path | None, boxes_decide: bool = False
+    ) -> tuple[Sample, ...]:
         return read_samples(
             images=self.images,
             labels=labels,
@@ -130,6 +135,7 @@ class Workspace:
             group_pattern=self.group_pattern,
             exclude=own_folders(self.root, images=self.images),
             ledger=ledger,
+            boxes_decide=boxes_decide,
         )
 
 

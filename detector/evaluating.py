@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from wafer.datasets.errors import DataError, Fault
 from wafer.datasets.records import Sample
-from wafer.datasets.workspace import Workspace, dataset_hash, select
+from wafer.datasets.workspace import Workspace, dataset_hash, trusted
 from wafer.detector.loading import Detector, choose_model, load_detector
 from wafer.detector.prediction import Scored, score_samples
 from wafer.evaluation.records import Prediction
@@ -29,9 +30,9 @@ def evaluate_model(
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluated:
-    """Measure a model on the images of a split whose boxes a person or a rule stands behind.
+    """Measure a model on a split: answers on images of a known class, boxes where they are true.
 
-    In a synthetic workspace the boxes of ``truth/`` are used.
+    Boxes count that a person or a rule stands behind; of synthetic images those of ``truth/``.
 
     Args:
         workspace: the images and their labels.
@@ -44,12 +45,12 @@ def evaluate_model(
 
     Raises:
         WeightsError: no model, or one of other classes.
-        DataError: no labelled image in the split, or faults in the workspace.
+        DataError: no labelled image in the split, images that cannot be decoded, or faults in the
+            workspace.
     """
     detector = load_detector(choose_model(workspace, weights=weights), device=device)
     detector.checkpoint.check_classes(workspace.classes)
-    selection = select(workspace.true_samples(), split)
-    samples = selection.samples
+    samples, excluded = _samples(workspace, split)
     if not samples:
         problem = f"no labelled image in the split {split}"
         remedy = "label some, or run `wafer split`"
@@ -66,10 +67,7 @@ def evaluate_model(
         model=detector.checkpoint.label,
         dataset_hash=dataset_hash(workspace, samples),
         split=split,
-        excluded={
-            "excluded_unlabelled": selection.excluded_unlabelled,
-            "excluded_untrusted_boxes": selection.excluded_untrusted,
-        },
+        excluded=excluded,
     )
 
     return report_on(
@@ -80,6 +78,29 @@ def evaluate_model(
         detections=detections,
         folder=folder,
     )
+
+
+def _samples(workspace: Workspace, split: Split) -> tuple[tuple[Sample, ...], dict[str, int]]:
+    """Return the samples that say what is true of them, and how many others there are, by reason.
+
+    Of those whose class alone is known, or vouched for, the boxes are None.
+    """
+    splits = ("train", "val", "test") if split == "all" else (split,)
+    chosen: list[Sample] = []
+    unlabelled = untrusted = 0
+    for sample in workspace.true_samples():
+        if sample.split not in splits:
+            continue
+        if trusted(sample):
+            chosen.append(sample)
+        elif sample.image_class is not None:
+            chosen.append(replace(sample, annotations=None))
+        elif sample.annotations is None:
+            unlabelled += 1
+        else:
+            untrusted += 1
+    excluded = {"excluded_unlabelled": unlabelled, "excluded_untrusted_boxes": untrusted}
+    return tuple(chosen), excluded
 
 
 def _score(

@@ -80,7 +80,7 @@ def choose_model(workspace: Workspace | None, *, weights: Path | None) -> Path:
     ours = shipped(SHIPPED)
     if ours is not None and (workspace is None or _same_classes(ours, workspace)):
         return ours
-    raise WeightsError("no model was trained here yet; run `wafer train`, or give --weights")
+    raise WeightsError("no model was trained here yet; run `wafer train`, or name a model")
 
 
 def _same_classes(path: Path, workspace: Workspace) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch  # noqa: TID253
 
 from wafer.datasets.classes import ClassTable
+from wafer.datasets.errors import DataError, Fault, ImageError
 from wafer.datasets.images import decode_image
 from wafer.datasets.records import Box, Sample
 from wafer.datasets.workspace import Workspace
@@ -63,15 +63,30 @@ def score_samples(
         white_level: the value of 16-bit images that becomes 255, as in its training.
 
     Raises:
-        ImageError: an image cannot be decoded.
+        DataError: images that cannot be decoded, all of them by name, after the others.
     """
-    load = partial(load_letterboxed, image_size=image_size, colour=colour, white_level=white_level)
+    faults: list[Fault] = []
+
+    def load(sample: Sample) -> Letterboxed | None:
+        path = workspace.image_path(sample.image)
+        try:
+            return load_letterboxed(
+                path, image_size=image_size, colour=colour, white_level=white_level
+            )
+        except ImageError as error:
+            remedy = "replace the file or set its split to `unused`"
+            faults.append(Fault(file=error.path, problem=error.reason, remedy=remedy))
+            return None
+
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(samples), BATCH):
             batch = samples[start : start + BATCH]
-            pixels = list(pool.map(load, (workspace.image_path(s.image) for s in batch)))
-            decoded = forward(model, np.stack([each.image for each in pixels]))
-            yield from _scored(decoded, batch, pixels, classes)
+            pixels = [each for each in pool.map(load, batch) if each is not None]
+            if not faults:  # else only the rest of the faults are looked for
+                decoded = forward(model, np.stack([each.image for each in pixels]))
+                yield from _scored(decoded, batch, pixels, classes)
+    if faults:
+        raise DataError(sorted(faults, key=lambda fault: fault.file))
 
 
 def _scored(

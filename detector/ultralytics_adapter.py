@@ -12,6 +12,7 @@ import logging
 import os
 from pathlib import Path
 
+from wafer.datasets.errors import WaferError
 from wafer.datasets.files import cache_folder, write_bytes, write_text
 
 CONFIG = cache_folder() / "ultralytics"
@@ -54,7 +55,13 @@ def _prepare_config(folder: Path) -> None:
         write_bytes(font, free_font.read_bytes())
 
 
-_prepare_config(CONFIG)
+try:
+    _prepare_config(CONFIG)
+except OSError as error:
+    raise WaferError(
+        f"{CONFIG}: {error.strerror}; wafer needs a folder for what it remembers: name one that "
+        "can be written to with the environment variable XDG_CACHE_HOME"
+    ) from error
 
 import ultralytics  # noqa: E402, TID253
 from ultralytics.cfg import get_cfg  # noqa: E402, TID253

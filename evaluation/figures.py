@@ -58,6 +58,8 @@ STYLE: dict[Any, Any] = {
 DPI = 130
 PAIRS_A_ROW = 3
 IMAGE_INCHES = 2.3
+TITLE_LETTERS = 28
+"""So many of the largest type are as wide as an image."""
 
 P = ParamSpec("P")
 
@@ -124,7 +126,7 @@ def class_figure(evaluation: Evaluation) -> Figure:
     )
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="share of images, line: 95 % interval", ylabel="class (images)")
-    axes.set_title("Recall and precision of every class")
+    figure.suptitle("Recall and precision of every class", fontsize=11)  # long names leave little
     axes.grid(axis="x", alpha=0.25)
     handles = [Rectangle((0, 0), 1, 1, color=colour) for colour in (BLUE, ORANGE)]
     meanings = (
@@ -199,7 +201,7 @@ def comparison_figure(
     images = [load_image(sample.image) for sample, _ in pairs]
     tallest = min(2.0, max(image.shape[0] / image.shape[1] for image in images))
     rows, columns = -(-len(pairs) // PAIRS_A_ROW), min(len(pairs), PAIRS_A_ROW)
-    size = (2 * IMAGE_INCHES * columns, (IMAGE_INCHES * tallest + 0.25) * rows + 0.3)
+    size = (2 * IMAGE_INCHES * columns, (IMAGE_INCHES * tallest + 0.4) * rows + 0.3)
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle("Left: truth (solid box). Right: answer (dashed box)", fontsize=11)
     grid = figure.subplots(rows, 2 * columns, squeeze=False)
@@ -227,15 +229,20 @@ def _draw_pair(
     good = prediction.class_name == truth
     if prediction.box is not None:
         _draw_box(right, prediction.box, GREEN if good else VERMILLION, "--")
-    left.set_title(_plain(truth), fontsize=9, fontweight="normal")
-    name = _plain(prediction.class_name)
+    left.set_title(_plain(truth), fontsize=_fitting(truth), fontweight="normal")
+    name = f"{'' if good else 'wrong: '}{prediction.class_name}"
     mark = "" if prediction.decision == "auto" else f", {prediction.decision}"
     right.set_title(
-        f"{'' if good else 'wrong: '}{name} {prediction.confidence:.2f}{mark}",
-        fontsize=9,
+        f"{_plain(name)}\n{prediction.confidence:.2f}{mark}",
+        fontsize=_fitting(name),
         fontweight="normal" if good else "bold",
         color=INK if good else VERMILLION,
     )
+
+
+def _fitting(title: str) -> float:
+    """Return the size of type in which a title is no wider than its image."""
+    return min(9.0, 9.0 * TITLE_LETTERS / max(1, len(title)))
 
 
 def _draw_box(axes: Axes, box: Box, colour: str, line: str) -> None:

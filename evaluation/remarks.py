@@ -40,8 +40,8 @@ def _killers(evaluation: Evaluation) -> Iterator[str]:
         return
     escaped = round(killers.escape * killers.images)
     yield (
-        f"{escaped} of {killers.images} images of killer classes were automatically given another "
-        f"class; with so many images the true escape rate may be up to "
+        f"{escaped} of {killers.images} images of killer classes were automatically given a class "
+        f"that is no killer; with so many images the true escape rate may be up to "
         f"{percent(killers.escape_upper)} % (one-sided 95 %)."
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -16,13 +17,18 @@ __all__ = ["WIDE", "class_table", "markdown_table", "percent", "summary_table"]
 WIDE = 100
 """Columns of a terminal that shows a table of classes with intervals."""
 NOTHING = "-"
+SHARE_WIDTH = len("100.0")
+GAP, EDGES = 3, 2
+"""Columns of a terminal between two columns of a table, and beside the outer two."""
+LEAST_NAME = 8
+"""Columns of a class name, where there is hardly any room."""
 
 
 def summary_table(evaluation: Evaluation) -> Table:
     """Return the figures of the whole split, one a row; what does not apply is left out."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("figure")
-    table.add_column("%", justify="right")
+    table.add_column("%", justify="right", no_wrap=True, min_width=SHARE_WIDTH)
     table.add_column("95 % interval or meaning")
     table.add_row("images", str(evaluation.n), _source(evaluation))
     for name, value, note in _figures(evaluation):
@@ -31,20 +37,29 @@ def summary_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def class_table(evaluation: Evaluation, *, intervals: bool = True) -> Table:
+def class_table(evaluation: Evaluation, *, width: int = WIDE) -> Table:
     """Return the figures of every class, one a row.
 
     Args:
         evaluation: what to show.
-        intervals: show the 95 % intervals, for which a terminal needs ``WIDE`` columns.
+        width: columns of the terminal; with ``WIDE`` or more there are 95 % intervals. Names are
+            folded where there is no room, and below that the table is wider than the terminal: a
+            figure that is cut would read as another one.
     """
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("class", no_wrap=True)
-    rows = evaluation.to_dict()["per_class"]
-    for name in _class_cells(next(iter(rows.values())), evaluation, intervals):
-        table.add_column(name.rstrip("*"), justify="right")
-    for name, row in rows.items():
-        table.add_row(Text(name), *_class_cells(row, evaluation, intervals).values())
+    per_class = evaluation.to_dict()["per_class"]
+    rows = {n: _class_cells(row, evaluation, width >= WIDE) for n, row in per_class.items()}
+    widths = {
+        heading: max(len(heading.rstrip("*")), *(len(cells[heading]) for cells in rows.values()))
+        for heading in next(iter(rows.values()))
+    }
+    room = width - sum(GAP + each for each in widths.values()) - EDGES
+    longest = max(cell_len(name) for name in ("class", *rows))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("class", overflow="fold", width=min(longest, max(room, LEAST_NAME)))
+    for heading, each in widths.items():
+        table.add_column(heading.rstrip("*"), justify="right", no_wrap=True, width=each)
+    for name, cells in rows.items():
+        table.add_row(Text(name), *cells.values())
     return table
 
 

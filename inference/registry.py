@@ -170,7 +170,7 @@ def _check_no_pointer(weights: Path) -> None:
         return
     if promoted is not None:
         raise WeightsError(
-            f"{weights}: this is the pointer to the promoted bundle; leave out --weights, or name "
+            f"{weights}: this is the pointer to the promoted bundle; name none, or name "
             f"the bundle, {promoted}"
         )
 

@@ -14,10 +14,12 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
 
@@ -204,10 +206,25 @@ def _each(root: Path, specs: Sequence[SampleSpec], workers: int) -> Iterator[Non
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _prepare_worker) as pool:
         try:
-            yield from pool.map(_write_image, repeat(root), specs, chunksize=CHUNK)
+            with _sigint_held():
+                written = pool.map(_write_image, repeat(root), specs, chunksize=CHUNK)
+            yield from written
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+@contextmanager
+def _sigint_held() -> Iterator[None]:
+    """Hold Ctrl-C back, also from the processes that are started meanwhile, which inherit that.
+
+    A terminal sends it to all of them; the workers are ended by the one that was asked.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _prepare_worker() -> None:

@@ -2,8 +2,14 @@
 
 import importlib.util
 import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -110,6 +116,41 @@ def test_options_of_a_training_that_do_not_go_together_are_refused(
     assert not (small / "runs").exists()
 
 
+def test_every_argument_has_help() -> None:
+    def arguments(command: click.Command) -> Iterator[click.Parameter]:
+        yield from (p for p in command.params if isinstance(p, click.Argument))
+        for child in getattr(command, "commands", {}).values():
+            yield from arguments(child)
+
+    found = list(arguments(COMMANDS))
+    assert len(found) > 15
+    assert [p.name for p in found if not getattr(p, "help", None)] == []
+
+
+@pytest.mark.parametrize("before", [["--keys", "k.json"], ["--workspace", "w"], ["--port", "0"]])
+def test_options_of_serve_before_another_command_are_refused(
+    runner: CliRunner, before: list[str]
+) -> None:
+    done = runner.invoke(app, ["serve", *before, "keys", "list"])
+    assert done.exit_code == 2
+    assert f"{before[0]} has no effect before `keys`" in " ".join(done.stderr.split())
+
+
+def test_keys_that_are_not_there_are_said(runner: CliRunner, tmp_path: Path) -> None:
+    done = runner.invoke(app, ["serve", "keys", "list", "--keys", str(tmp_path / "k.json")])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "k.json: no such file of keys" in done.stderr
+
+
+def test_who_reads_no_further_hears_no_complaint() -> None:
+    wafer = Path(sys.executable).with_name("wafer")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([wafer, "weights", "list"], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert done.stderr == b""
+
+
 def test_a_usage_error_is_exit_code_2(runner: CliRunner) -> None:
     assert runner.invoke(app, ["train", "--epochs", "many"]).exit_code == 2
     assert runner.invoke(app, ["train", "--no-such-option"]).exit_code == 2
@@ -168,4 +209,5 @@ def test_the_file_system_s_own_errors_are_one_line(
 def test_weights_list_shows_the_official_file(runner: CliRunner) -> None:
     result = runner.invoke(app, ["weights", "list"])
     assert result.exit_code == 0
-    assert "yolov5n-coco-v7.0" in result.stdout
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("yolov5n-coco-v7.0")]
+    assert re.search(r"  [0-9a-f]{64}  ", line)

@@ -56,6 +56,9 @@ def test_the_ledger_from_nothing_to_an_edit(made: Path) -> None:
         (("label-propagate", "--folds", "1", "--promise", "2"), "wafer: --folds must be from 2"),
         (("audit",), "wafer: nothing was labelled yet; run `wafer label-propagate`"),
         (("audit", "filled.csv"), "wafer: nothing was labelled yet"),
+        (("audit", "--json"), "wafer: --json goes with a filled audit.csv; leave it out"),
+        (("label-propagate", "--yes"), "wafer: --yes goes with --teacher; leave it out"),
+        (("seed", "3", "--yes"), "wafer: --yes goes with --to roboflow; leave it out"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(

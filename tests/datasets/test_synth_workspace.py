@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -276,3 +277,22 @@ def test_contact_sheets(made: Workspace, tmp_path: Path) -> None:
     specs = plan_samples({"BEOL": 5}, size=64)
     contact_sheet(specs, tmp_path / "b.jpg", columns=3, side=64)
     assert decode_image(tmp_path / "b.jpg").shape == (2 * (64 + 18), 3 * 64)
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_is_one_line(tmp_path: Path) -> None:
+    wafer = Path(sys.executable).with_name("wafer")
+    command = [wafer, "synth", tmp_path / "w", "--images", "400", "--size", "680"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "w").glob("images/*.jpg")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers too
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in said
+    assert said.rstrip().endswith("wafer: stopped; start the same command again to go on")

@@ -164,6 +164,31 @@ def test_truth_is_read_where_there_is_one(tmp_path: Path) -> None:
     assert annotation.box.corners == pytest.approx((40, 15, 60, 35))
 
 
+@pytest.mark.parametrize(
+    ("truth", "name"),
+    [
+        ("1 0.5 0.5 0.2 0.4\n", "scratch"),
+        ("", "clean"),
+        ("2 0.5 0.5 1 1\n", "deviation"),
+        ("0 0.5 0.5 0.2 0.4\n1 0.5 0.5 0.2 0.4\n", None),
+    ],
+)
+@pytest.mark.parametrize("wrong", ["clean", "residue", "deviation"])
+def test_truth_knows_the_class_better_than_the_table(
+    tmp_path: Path, truth: str, name: str | None, wrong: str
+) -> None:
+    workspace = made(tmp_path, [Sample("a.png", wrong, None, None, "train")])
+    workspace.truth.mkdir()
+    (workspace.truth / "a.txt").write_text(truth)
+    (sample,) = workspace.true_samples()
+    assert sample.image_class == name
+    assert sample.annotations is not None
+    assert sum(a.class_name == name for a in sample.annotations) == (
+        name in ("scratch", "deviation")
+    )
+    assert workspace.samples()[0].image_class == wrong
+
+
 def test_the_workspace_above_the_current_folder_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Measuring a model on a workspace that says other things about images than the model does."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wafer.datasets.errors import DataError
+from wafer.datasets.records import Sample
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
 from wafer.detector.evaluating import evaluate_model
@@ -50,3 +53,53 @@ def test_images_are_prepared_as_the_model_was_trained(
     expected = figures(workspace, tmp_path / "one")
     assert expected["n"] == 48
     assert figures(replace(workspace, **setting), tmp_path / "other") == expected
+
+
+def test_a_known_class_counts_without_boxes_and_boxes_of_a_model_never_do(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    model = [s for s in workspace.samples() if s.annotations and s.image_class != "deviation"]
+    alone, guessed, unknown, nothing = model[:4]
+    changed = {
+        alone.image: replace(alone, annotations=None),
+        guessed.image: replace(
+            guessed,
+            annotations=tuple(replace(a, source="model") for a in guessed.annotations or ()),
+        ),
+        unknown.image: replace(
+            unknown,
+            image_class=None,
+            annotations=tuple(replace(a, source="model") for a in unknown.annotations or ()),
+        ),
+        nothing.image: replace(nothing, image_class=None, annotations=None),
+    }
+    samples = tuple(replace(changed.get(s.image, s), split="train") for s in workspace.samples())
+
+    class Given(Workspace):
+        def true_samples(self) -> tuple[Sample, ...]:
+            return samples
+
+    given = Given(workspace.root, workspace.images, workspace.classes)
+    done = evaluate_model(
+        given, weights=shipped("yolov5n"), split="train", device="cpu", folder=tmp_path
+    )
+    found = done.evaluation.to_dict()
+    assert found["n"] == 46
+    assert found["excluded"]["excluded_unlabelled"] == 1
+    assert found["excluded"]["excluded_untrusted_boxes"] == 1
+    assert found["excluded"]["excluded_from_boxes_not_looked_at"] == 2
+
+
+def test_all_images_that_cannot_be_decoded_are_named(workspace: Workspace, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(workspace.images, images)
+    test = sorted(s.image for s in workspace.samples() if s.split == "test")
+    for name in (test[0], test[-1]):
+        path = images / name
+        path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError) as caught:
+        evaluate_model(replace(workspace, images=images), weights=shipped("yolov5n"), device="cpu")
+    assert [fault.file for fault in caught.value.faults] == [
+        str(images / name) for name in (test[0], test[-1])
+    ]
+    assert "set its split to `unused`" in str(caught.value)

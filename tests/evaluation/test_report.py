@@ -360,7 +360,7 @@ def test_the_sheet_draws_boxes_where_they_are() -> None:
     assert right.patches[-1].get_linestyle() == "--"
     assert [axes.get_title(loc="left") for axes in sheet.axes[8:10]] == [
         "clean",
-        "clean 0.55, review",
+        "clean\n0.55, review",
     ]
     assert right.get_title(loc="left").startswith("wrong: ")
     with Image.open(io.BytesIO(figures.png_bytes(sheet))) as picture:

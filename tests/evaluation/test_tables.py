@@ -54,8 +54,8 @@ ROWS = [
 ]
 
 
-def printed(table: object) -> list[str]:
-    console = Console(width=120, color_system=None)
+def printed(table: object, *, width: int = 120) -> list[str]:
+    console = Console(width=width, color_system=None)
     with console.capture() as capture:
         console.print(table)
     return [line.rstrip() for line in capture.get().splitlines()]
@@ -69,13 +69,23 @@ def test_shares_are_shown_in_per_cent(value: float | None, text: str) -> None:
 
 
 def test_the_table_of_classes() -> None:
-    lines = printed(class_table(evaluation(ROWS)))
+    lines = printed(class_table(evaluation(ROWS), width=120))
     cells = {line.split()[0]: " ".join(line.split()[1:]) for line in lines if line}
     assert cells["class"] == "images recall 95 % precision 95 % F1 AP50 AP50-95"
     assert cells[OPEN] == "4 75.0 19.4 to 99.4 60.0 14.7 to 94.7 66.7 75.2 75.2"
     assert cells["dust"] == "2 0.0 0.0 to 84.2 - - 0.0 0.0 0.0"
     assert cells["clean"] == "1 100.0 2.5 to 100.0 50.0 1.3 to 98.7 66.7 - -"
     assert len({len(line) for line in lines if line and not line.startswith(" ─")}) <= 2
+
+
+def test_where_there_is_no_room_names_are_folded_and_no_figure_is_cut() -> None:
+    for width in (100, 70, 60, 30):
+        lines = printed(class_table(evaluation(ROWS), width=width), width=max(width, 70))
+        assert not any("…" in line for line in lines)
+        assert lines[1].split()[-2:] == ["AP50", "AP50-95"]
+        (row,) = [line for line in lines if line.endswith("66.7   75.2      75.2")]
+        assert (" 19.4 to 99.4 " in row) == (width >= 100)
+        assert row.startswith(" [bold]op") and OPEN not in row
 
 
 def test_a_model_without_boxes_has_no_columns_about_boxes() -> None:
@@ -108,8 +118,8 @@ def test_nothing_evaluated_is_a_table_all_the_same() -> None:
 def test_the_remarks_name_the_mistakes_and_the_limits() -> None:
     assert remarks(evaluation(ROWS, split="all")) == (
         "Optimistic: includes training images. New images will do worse than these figures.",
-        "1 of 4 images of killer classes were automatically given another class; with so many "
-        "images the true escape rate may be up to 75.1 % (one-sided 95 %).",
+        "1 of 4 images of killer classes were automatically given a class that is no killer; "
+        "with so many images the true escape rate may be up to 75.1 % (one-sided 95 %).",
         f"dust was taken for {OPEN} in 2 of 2 images.",
         f"{OPEN} was taken for clean in 1 of 4 images.",
         "On average the model is too sure: its mean confidence is 90.0 %, its accuracy 57.1 %.",
@@ -124,6 +134,6 @@ def test_a_flawless_model_on_many_images_is_left_in_peace() -> None:
     rows = [(name, name, 1.0) for name in CLASSES.names] * 29
     flawless = evaluation(rows)
     assert [line for line in remarks(flawless) if "left out" not in line] == [
-        "0 of 29 images of killer classes were automatically given another class; with so many "
-        "images the true escape rate may be up to 9.8 % (one-sided 95 %)."
+        "0 of 29 images of killer classes were automatically given a class that is no killer; "
+        "with so many images the true escape rate may be up to 9.8 % (one-sided 95 %)."
     ]

@@ -121,7 +121,7 @@ def test_the_pointer_is_no_model(make: Make, tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as caught:
         named_bundle(None, weights=models / CURRENT)
     assert str(caught.value) == (
-        f"{models / CURRENT}: this is the pointer to the promoted bundle; leave out --weights, or "
+        f"{models / CURRENT}: this is the pointer to the promoted bundle; name none, or "
         f"name the bundle, {folder}"
     )
 

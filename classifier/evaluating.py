@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from wafer.classifier.images import choose_images
-from wafer.classifier.loading import load_classifier
+from wafer.classifier.loading import load_classifier, model_file
 from wafer.datasets.errors import DataError, Fault
 from wafer.datasets.records import Sample, Split
+from wafer.datasets.seen import seen_before
 from wafer.datasets.workspace import Workspace, dataset_hash
 from wafer.evaluation.answers import NO_TRUTH, SEVERAL_CLASSES
 from wafer.evaluation.records import Prediction
@@ -51,7 +52,9 @@ def evaluate_classifier(
     """
     classifier = load_classifier(path, device=device)
     classifier.checkpoint.check_classes(workspace.classes)
-    measured = measure_answers(workspace, classifier.predictor, split=split, progress=progress)
+    measured = measure_answers(
+        workspace, classifier.predictor, split=split, model=model_file(path), progress=progress
+    )
     return measured.report(workspace, folder=folder)
 
 
@@ -80,6 +83,7 @@ def measure_answers(
     predictor: Predictor,
     *,
     split: Literal["train", "val", "test", "all"],
+    model: Path | None = None,
     progress: Progress | None = None,
 ) -> Measured:
     """Measure the one class that any model answers to an image, a detector's by its best box.
@@ -88,6 +92,7 @@ def measure_answers(
         workspace: the images and their classes.
         predictor: a model of the classes of the workspace.
         split: ``all`` is train, val and test together.
+        model: its file, where it is not known that it was trained on this split of the images.
         progress: called with (images done, images in all).
 
     Raises:
@@ -105,6 +110,9 @@ def measure_answers(
         dataset_hash=dataset_hash(workspace, samples),
         split=split,
         excluded=excluded,
+        trained_on=seen_before(workspace, samples, model)
+        if model is not None and split in ("val", "test")
+        else 0,
     )
     return Measured(evaluation, samples, tuple(predictions))
 

@@ -18,7 +18,7 @@ from wafer.inference.records import Predictor, TopOne
 from wafer.inference.rejecting import network_tensors
 from wafer.weights.checkpoint import Checkpoint, read_checkpoint
 
-__all__ = ["TEMPERATURE", "Classifier", "load_classifier", "look_at"]
+__all__ = ["TEMPERATURE", "Classifier", "load_classifier", "look_at", "model_file"]
 
 TEMPERATURE = "temperature"
 """The tensor of a model file that the logits are divided by."""
@@ -71,6 +71,15 @@ class Classifier:
         )
 
 
+def model_file(path: Path) -> Path:
+    """Return the model file of a bundle, or the file itself.
+
+    Raises:
+        DataError: a bundle with files that are missing or altered.
+    """
+    return open_bundle(path).folder / WEIGHTS if is_bundle(path) else path
+
+
 def load_classifier(path: Path, *, device: str = "auto") -> Classifier:
     """Read a model file, or that of a bundle, and build its network.
 
@@ -79,8 +88,7 @@ def load_classifier(path: Path, *, device: str = "auto") -> Classifier:
         WeightsError: the file is damaged, altered, or of another architecture.
         TrainingError: the device is not to be had.
     """
-    if is_bundle(path):
-        path = open_bundle(path).folder / WEIGHTS
+    path = model_file(path)
     checkpoint = read_checkpoint(path)
     tensors = network_tensors(checkpoint.tensors)
     temperature = tensors.pop(TEMPERATURE, None)

@@ -24,6 +24,7 @@ from wafer.datasets.classes import ClassTable
 from wafer.datasets.errors import TrainingError
 from wafer.datasets.files import sha256_file
 from wafer.datasets.runs import MODEL_FILE, Run, TrainedRun, locked, open_run
+from wafer.datasets.seen import write_seen
 from wafer.datasets.workspace import Workspace, dataset_hash
 from wafer.evaluation.calibration import killer_escape_limit
 from wafer.evaluation.temperature import fit_temperature, log_loss, probabilities
@@ -216,6 +217,7 @@ def run_training(
     with locked(run):
         libraries = {name: version(name) for name in LIBRARIES}
         run.update(versions={**run.record["versions"], **libraries})
+        write_seen(workspace, plan.train.samples, run.folder)
         size = plan.settings.image_size
         task = Task(
             train=load_images(workspace, plan.train, image_size=size),

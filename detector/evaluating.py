@@ -9,6 +9,7 @@ from typing import Literal
 
 from wafer.datasets.errors import DataError, Fault
 from wafer.datasets.records import Sample
+from wafer.datasets.seen import seen_before
 from wafer.datasets.workspace import Workspace, dataset_hash, trusted
 from wafer.detector.loading import Detector, choose_model, load_detector
 from wafer.detector.prediction import Scored, score_samples
@@ -48,7 +49,8 @@ def evaluate_model(
         DataError: no labelled image in the split, images that cannot be decoded, or faults in the
             workspace.
     """
-    detector = load_detector(choose_model(workspace, weights=weights), device=device)
+    model = choose_model(workspace, weights=weights)
+    detector = load_detector(model, device=device)
     detector.checkpoint.check_classes(workspace.classes)
     samples, excluded = _samples(workspace, split)
     if not samples:
@@ -68,6 +70,7 @@ def evaluate_model(
         dataset_hash=dataset_hash(workspace, samples),
         split=split,
         excluded=excluded,
+        trained_on=seen_before(workspace, samples, model) if split in ("val", "test") else 0,
     )
 
     return report_on(

@@ -15,6 +15,7 @@ from wafer.datasets.files import sha256_file
 from wafer.datasets.ledger import read_chain
 from wafer.datasets.records import Sample
 from wafer.datasets.runs import Run, TrainedRun, locked, open_run
+from wafer.datasets.seen import write_seen
 from wafer.datasets.workspace import Selection, Workspace, dataset_hash, select
 from wafer.detector.architecture import ARCHITECTURES, build_model, start_from
 from wafer.detector.finishing import finish_run
@@ -74,6 +75,7 @@ class PreparedTraining:
     arguments: Mapping[str, Any]
     plan: TrainingPlan
     dataset_hash: str
+    train: tuple[Sample, ...]
     val: tuple[Sample, ...]
     notes: tuple[str, ...]
 
@@ -122,6 +124,7 @@ def train_detector(
             run.update(device=ready.arguments["device"])
         ready = _with_precision_of(run, ready) if resumed else ready
         write_plan(ready.plan, run.folder / PLAN)
+        write_seen(workspace, ready.train, run.folder)
         if (ledger := read_chain(workspace.root).copy) is not None:
             run.update(ledger=ledger)
         state = read_state(run.folder)
@@ -230,6 +233,7 @@ def prepare_training(
         arguments=arguments,
         plan=_plan(workspace, train, val, arguments=arguments, start=start),
         dataset_hash=dataset_hash(workspace, [*train, *val]),
+        train=train,
         val=val,
         notes=(*_start_notes(start, weights), *notes, *_val_notes(selection)),
     )

@@ -58,6 +58,7 @@ DEFINITIONS = {
 class Evaluation:
     """What one model did on one split.
 
+    ``trained_on`` counts images of another split than ``train`` that the training saw.
     ``classes`` is the table that rows and columns follow. ``answers`` holds the images with one
     true class, ``confusion`` their counts, shape (classes, classes), rows truth, columns answers.
     ``rates`` follows the table. ``detection``, ``detection_confusion`` and ``boxes`` are None for
@@ -67,6 +68,7 @@ class Evaluation:
     model: str
     dataset_hash: str
     split: str
+    trained_on: int
     classes: ClassTable
     answers: Answers
     confusion: NDArray[np.int64]
@@ -87,7 +89,7 @@ class Evaluation:
     @property
     def optimistic(self) -> bool:
         """Return whether images that the model was trained on take part."""
-        return self.split in ("all", "train")
+        return self.split in ("all", "train") or self.trained_on > 0
 
     @property
     def accuracy(self) -> float | None:
@@ -143,6 +145,7 @@ class Evaluation:
             "dataset_hash": self.dataset_hash,
             "split": self.split,
             "optimistic": self.optimistic,
+            "trained_on": self.trained_on,
             "excluded": self.excluded,
         }
 
@@ -229,6 +232,7 @@ def evaluate(
     dataset_hash: str,
     split: str,
     excluded: Mapping[str, int],
+    trained_on: int = 0,
 ) -> Evaluation:
     """Evaluate one answer per image and, where there are any, all boxes that were found.
 
@@ -243,6 +247,7 @@ def evaluate(
         dataset_hash: of the samples.
         split: ``test``, ``val``, ``train`` or ``all``; the last two are optimistic.
         excluded: images that the caller left out before, counted by reason.
+        trained_on: how many of the samples the training saw, though they are of another split now.
 
     Raises:
         ValueError: an image twice, samples and predictions that are not about the same images, a
@@ -256,6 +261,7 @@ def evaluate(
         model=model,
         dataset_hash=dataset_hash,
         split=split,
+        trained_on=trained_on,
         classes=classes,
         answers=answers,
         confusion=counts,

@@ -84,6 +84,8 @@ def percent(value: float | None) -> str:
 
 def _source(evaluation: Evaluation) -> Text:
     note = ", optimistic: includes training images" if evaluation.optimistic else ""
+    if evaluation.trained_on:
+        note = f", optimistic: the model was trained on {evaluation.trained_on} of them"
     return Text(f"{evaluation.model} on {evaluation.split}{note}")
 
 

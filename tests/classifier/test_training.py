@@ -247,6 +247,19 @@ def test_nothing_to_tell_apart_and_nothing_to_stop_by(workspace: Workspace) -> N
         train_classifier(workspace, model="mlp_hog", imgsz=64)
 
 
+def test_images_of_the_training_are_counted_where_they_are_test_images_now(
+    workspace: Workspace, trained: TrainedRun
+) -> None:
+    before = evaluate_classifier(workspace, trained.folder / MODEL_FILE).evaluation
+    assert (before.trained_on, before.optimistic) == (0, False)
+    names = workspace.classes.names
+    rewrite_table(workspace, change={f"{name}/test": "val" for name in names})
+    rewrite_table(workspace, change={f"{name}/train": "test" for name in names})
+    after = evaluate_classifier(workspace, trained.folder / MODEL_FILE).evaluation
+    assert after.trained_on == after.n > before.n
+    assert after.optimistic
+
+
 def test_a_model_of_other_classes_is_refused(
     workspace: Workspace, trained: TrainedRun, tmp_path: Path
 ) -> None:

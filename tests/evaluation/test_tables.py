@@ -1,5 +1,7 @@
 """Tables and remarks for people: what they say, and that names are shown as they are."""
 
+from dataclasses import replace
+
 import pytest
 from rich.console import Console
 
@@ -128,6 +130,15 @@ def test_the_remarks_name_the_mistakes_and_the_limits() -> None:
         "Never answered, though there are images of it: dust.",
         "Images left out: untrusted boxes 2.",
     )
+
+
+def test_images_that_the_model_was_trained_on_are_counted() -> None:
+    done = replace(evaluation(ROWS), trained_on=3)
+    assert done.optimistic
+    assert remarks(done)[0].startswith(
+        "Optimistic: 3 of these images are among those the model was"
+    )
+    assert "the model was trained on 3 of them" in "".join(printed(summary_table(done)))
 
 
 def test_a_flawless_model_on_many_images_is_left_in_peace() -> None:

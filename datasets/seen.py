@@ -1,0 +1,54 @@
+"""Which images a training saw, so that no answer about one of them passes for a proof."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from wafer.datasets.files import sha256_file, write_text
+from wafer.datasets.records import Sample
+from wafer.datasets.runs import MODEL_FILE
+from wafer.datasets.workspace import Workspace
+
+__all__ = ["SEEN", "seen_before", "write_seen"]
+
+SEEN = "seen.txt"
+"""In a run folder, a line for each training image."""
+DIGITS = 16
+"""Of the SHA-256 of an image: enough to tell a million apart."""
+
+
+def write_seen(workspace: Workspace, samples: Iterable[Sample], folder: Path) -> None:
+    """Write down the images that the training of a run folder sees."""
+    write_text(folder / SEEN, "".join(f"{each}\n" for each in sorted(_digests(workspace, samples))))
+
+
+def seen_before(workspace: Workspace, samples: Iterable[Sample], model: Path) -> int:
+    """Return how many of some images the training of a model saw, by their content.
+
+    That is known of the runs of the workspace and of the bundles of these; of others it is 0.
+    """
+    run = _run_of(model, workspace)
+    if run is None:
+        return 0
+    seen = frozenset((run / SEEN).read_text(encoding="utf-8").split())
+    return sum(each in seen for each in _digests(workspace, samples))
+
+
+def _digests(workspace: Workspace, samples: Iterable[Sample]) -> Iterator[str]:
+    cache = workspace.image_cache()
+    for image in {sample.image: None for sample in samples}:
+        yield cache.sha256(image)[:DIGITS]
+    cache.save()
+
+
+def _run_of(model: Path, workspace: Workspace) -> Path | None:
+    """Return the run folder that a model file lies in, or that holds the same file."""
+    own = model.parent.parent
+    if (own / SEEN).is_file():
+        return own
+    digest = sha256_file(model)
+    runs = (path.parent for path in sorted(workspace.runs.glob(f"*/{SEEN}")))
+    files = (run / MODEL_FILE for run in runs)
+    same = (file for file in files if file.is_file() and sha256_file(file) == digest)
+    return next((file.parent.parent for file in same), None)

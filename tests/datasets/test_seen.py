@@ -1,0 +1,54 @@
+"""What a training saw is known by content, whatever the images are called and split into later."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from wafer.datasets.runs import MODEL_FILE
+from wafer.datasets.seen import seen_before, write_seen
+from wafer.datasets.synthetic.generate import generate_workspace
+from wafer.datasets.workspace import Workspace, open_workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return generate_workspace(
+        tmp_path / "w", images=48, counts="balanced", size=64, difficulty="easy", processes=1
+    )
+
+
+def run_of(workspace: Workspace, name: str, weights: bytes) -> Path:
+    run = workspace.runs / name
+    (run / "weights").mkdir(parents=True)
+    (run / MODEL_FILE).write_bytes(weights)
+    return run
+
+
+def test_images_are_counted_by_content_for_a_run_and_its_bundle(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    samples = workspace.samples()
+    train = [s for s in samples if s.split == "train"]
+    run_of(workspace, "mlp-001", b"another")
+    run = run_of(workspace, "mlp-002", b"this one")
+    write_seen(workspace, [*train, train[0]], run)
+    rest = [s for s in samples if s.split != "train"]
+    for model in (run / MODEL_FILE, tmp_path / "bundle" / "weights.safetensors"):
+        if not model.exists():
+            model.parent.mkdir()
+            shutil.copy(run / MODEL_FILE, model)
+        assert seen_before(workspace, samples, model) == len(train)
+        assert seen_before(workspace, rest, model) == 0
+        assert seen_before(workspace, [*rest, train[0], train[0]], model) == 1
+    (workspace.images / train[0].image).rename(workspace.images / "renamed.jpg")
+    renamed = replace(train[0], image="renamed.jpg")
+    assert seen_before(open_workspace(workspace.root), [renamed], run / MODEL_FILE) == 1
+
+
+def test_of_a_model_from_elsewhere_nothing_is_known(workspace: Workspace, tmp_path: Path) -> None:
+    run = run_of(workspace, "mlp-001", b"ours")
+    write_seen(workspace, workspace.samples(), run)
+    (tmp_path / "other.safetensors").write_bytes(b"theirs")
+    assert seen_before(workspace, workspace.samples(), tmp_path / "other.safetensors") == 0

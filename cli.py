@@ -24,6 +24,10 @@ from typer.core import TyperGroup
 __all__ = ["app"]
 
 
+WIDEST = 1000
+"""Columns that any table fits into."""
+
+
 class WaferGroup(TyperGroup):
     """Turns what the user can mend into plain lines and exit code 1."""
 
@@ -339,12 +343,13 @@ def split(
     from wafer.datasets.splitting import resplit
 
     found = _workspace(workspace)
+    trained = newest_finished_run(found.runs) is not None
     done = resplit(found, train=train, val=val, test=test, seed=seed)
     _notes(done.notes)
-    if newest_finished_run(found.runs) is not None:
+    if trained:
         _note(
-            "note: models that were trained before have seen images of the new test split; train "
-            "again before you measure"
+            "note: models that were trained before may have seen images of the new test split; "
+            "train again before you measure"
         )
     if done.kept is not None:
         _note(f"the old table is kept as {done.kept.name}")
@@ -1492,7 +1497,9 @@ def _show_evaluation(evaluation: Any, as_json: bool) -> None:
     console = Console()
     console.print(summary_table(evaluation))
     table = class_table(evaluation, width=console.width)
-    console.print(table, width=max(console.width, console.measure(table).minimum), crop=False)
+    # Rather lines that a terminal wraps than figures that rich cuts.
+    needed = Console(width=WIDEST).measure(table).minimum
+    Console(width=max(console.width, needed)).print(table)
 
 
 def _show_labelled(rows: Any) -> None:

@@ -50,10 +50,11 @@ def evaluate_classifier(
         WeightsError: a damaged model, or one of other classes.
         DataError: no image of a known class in the split, or images that cannot be decoded.
     """
+    path = model_file(path)
     classifier = load_classifier(path, device=device)
     classifier.checkpoint.check_classes(workspace.classes)
     measured = measure_answers(
-        workspace, classifier.predictor, split=split, model=model_file(path), progress=progress
+        workspace, classifier.predictor, split=split, model=path, progress=progress
     )
     return measured.report(workspace, folder=folder)
 
@@ -112,7 +113,7 @@ def measure_answers(
         excluded=excluded,
         trained_on=seen_before(workspace, samples, model)
         if model is not None and split in ("val", "test")
-        else 0,
+        else None,
     )
     return Measured(evaluation, samples, tuple(predictions))
 

@@ -217,7 +217,7 @@ def run_training(
     with locked(run):
         libraries = {name: version(name) for name in LIBRARIES}
         run.update(versions={**run.record["versions"], **libraries})
-        write_seen(workspace, plan.train.samples, run.folder)
+        write_seen(workspace, plan.train.samples, run.folder, start=plan.start)
         size = plan.settings.image_size
         task = Task(
             train=load_images(workspace, plan.train, image_size=size),

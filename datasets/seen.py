@@ -18,21 +18,36 @@ DIGITS = 16
 """Of the SHA-256 of an image: enough to tell a million apart."""
 
 
-def write_seen(workspace: Workspace, samples: Iterable[Sample], folder: Path) -> None:
-    """Write down the images that the training of a run folder sees."""
-    write_text(folder / SEEN, "".join(f"{each}\n" for each in sorted(_digests(workspace, samples))))
+def write_seen(
+    workspace: Workspace, samples: Iterable[Sample], folder: Path, *, start: Path | None
+) -> None:
+    """Write down the images that the training of a run folder sees.
+
+    Args:
+        workspace: where the images are.
+        samples: those that are trained on.
+        folder: of the run.
+        start: the model that it starts from; what that has seen counts too, as far as it is known.
+    """
+    before = None if start is None else _seen_by(start, workspace)
+    digests = {*_digests(workspace, samples), *(before or ())}
+    write_text(folder / SEEN, "".join(f"{digest}\n" for digest in sorted(digests)))
 
 
-def seen_before(workspace: Workspace, samples: Iterable[Sample], model: Path) -> int:
+def seen_before(workspace: Workspace, samples: Iterable[Sample], model: Path) -> int | None:
     """Return how many of some images the training of a model saw, by their content.
 
-    That is known of the runs of the workspace and of the bundles of these; of others it is 0.
+    That is known of run folders, and of the bundles of those of the workspace; else it is None.
     """
-    run = _run_of(model, workspace)
-    if run is None:
-        return 0
-    seen = frozenset((run / SEEN).read_text(encoding="utf-8").split())
+    seen = _seen_by(model, workspace)
+    if seen is None:
+        return None
     return sum(each in seen for each in _digests(workspace, samples))
+
+
+def _seen_by(model: Path, workspace: Workspace) -> frozenset[str] | None:
+    run = _run_of(model, workspace)
+    return None if run is None else frozenset((run / SEEN).read_text(encoding="utf-8").split())
 
 
 def _digests(workspace: Workspace, samples: Iterable[Sample]) -> Iterator[str]:

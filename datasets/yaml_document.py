@@ -35,7 +35,7 @@ def yaml_document(text: str | bytes) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise NotYamlError(None, None if mark is None else mark.line + 1) from error
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         raise NotYamlError(str(error), None) from error
     except (LookupError, AttributeError) as error:
         # PyYAML's own converters of `!!bool x`, `!!int ''` and `!!timestamp x`.

@@ -39,6 +39,7 @@ def shipped_bundle(classes: ClassTable | None) -> Path | None:
 
     Raises:
         OSError: the cache folder cannot be written.
+        WeightsError: what is damaged in it cannot be removed.
     """
     record = next((r for r in read_manifest() if r.shipped and r.architecture == SHIPPED), None)
     if record is None or (classes is not None and classes.detector_names != record.classes):
@@ -78,5 +79,6 @@ def _made(place: Path, record: WeightsRecord) -> Bundle:
         with suppress(OSError):  # another process has made it meanwhile
             made.models.rename(place)
     bundle = _sound(place)
-    assert bundle is not None
+    if bundle is None:
+        raise WeightsError(f"{place}: a damaged bundle that cannot be replaced; remove the folder")
     return bundle

@@ -124,7 +124,7 @@ def train_detector(
             run.update(device=ready.arguments["device"])
         ready = _with_precision_of(run, ready) if resumed else ready
         write_plan(ready.plan, run.folder / PLAN)
-        write_seen(workspace, ready.train, run.folder)
+        write_seen(workspace, ready.train, run.folder, start=ready.plan.start)
         if (ledger := read_chain(workspace.root).copy) is not None:
             run.update(ledger=ledger)
         state = read_state(run.folder)

@@ -32,8 +32,8 @@ def remarks(evaluation: Evaluation) -> tuple[str, ...]:
 def _optimism(evaluation: Evaluation) -> Iterator[str]:
     if evaluation.trained_on:
         yield (
-            f"Optimistic: {evaluation.trained_on} of these images are among those the model was "
-            "trained on, before the images were split anew. Train again, and measure then."
+            f"Optimistic: {evaluation.trained_on} of these images, or copies of them, are among "
+            "those the model was trained on. After a new split, train again; put copies into one group."
         )
     elif evaluation.optimistic:
         yield "Optimistic: includes training images. New images will do worse than these figures."

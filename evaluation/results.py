@@ -43,7 +43,8 @@ DEFINITIONS = {
     "ece": "15 bins of equal mass, equal confidences in one bin; ece_equal_width has 15 of equal "
     "width",
     "average_precision": "pycocotools bbox, IoU .50:.05:.95, 101 recall points, 100 boxes an "
-    "image, all images somebody looked at including empty ones, classes without truth boxes null; "
+    "image, all images whose boxes a person or a rule stands behind, empty ones included, classes "
+    "without truth boxes null; "
     "local means classes of kind box",
     "box_precision": "mean over the classes with truth boxes at IoU 0.5 and the one score, "
     "box_score, where their mean F1 is highest, as YOLOv5 reports precision and recall; matched as "
@@ -58,7 +59,8 @@ DEFINITIONS = {
 class Evaluation:
     """What one model did on one split.
 
-    ``trained_on`` counts images of another split than ``train`` that the training saw.
+    ``trained_on`` counts images of another split than ``train`` that the training saw, None where
+    that is not known.
     ``classes`` is the table that rows and columns follow. ``answers`` holds the images with one
     true class, ``confusion`` their counts, shape (classes, classes), rows truth, columns answers.
     ``rates`` follows the table. ``detection``, ``detection_confusion`` and ``boxes`` are None for
@@ -68,7 +70,7 @@ class Evaluation:
     model: str
     dataset_hash: str
     split: str
-    trained_on: int
+    trained_on: int | None
     classes: ClassTable
     answers: Answers
     confusion: NDArray[np.int64]
@@ -89,7 +91,7 @@ class Evaluation:
     @property
     def optimistic(self) -> bool:
         """Return whether images that the model was trained on take part."""
-        return self.split in ("all", "train") or self.trained_on > 0
+        return self.split in ("all", "train") or bool(self.trained_on)
 
     @property
     def accuracy(self) -> float | None:
@@ -232,7 +234,7 @@ def evaluate(
     dataset_hash: str,
     split: str,
     excluded: Mapping[str, int],
-    trained_on: int = 0,
+    trained_on: int | None = None,
 ) -> Evaluation:
     """Evaluate one answer per image and, where there are any, all boxes that were found.
 
@@ -247,7 +249,8 @@ def evaluate(
         dataset_hash: of the samples.
         split: ``test``, ``val``, ``train`` or ``all``; the last two are optimistic.
         excluded: images that the caller left out before, counted by reason.
-        trained_on: how many of the samples the training saw, though they are of another split now.
+        trained_on: how many of the samples the training saw, though they are of another split now;
+            None where that is not known.
 
     Raises:
         ValueError: an image twice, samples and predictions that are not about the same images, a

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from wafer.evaluation.results import Evaluation
 
-__all__ = ["WIDE", "class_table", "markdown_table", "percent", "summary_table"]
+__all__ = ["class_table", "markdown_table", "percent", "summary_table"]
 
 WIDE = 100
 """Columns of a terminal that shows a table of classes with intervals."""

@@ -29,6 +29,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RECORD = "reproduce.json"
 DATA = "data"
 """What the record says once a table is begun: the data that it is of."""
+SPLITS = ("train", "val", "test")
 REPLACE = "replace the file or set its split to `unused`"
 # What a command leaves that was killed before it wrote the record.
 BEGUN = (".lock", f".{RECORD}.tmp-")
@@ -75,16 +76,21 @@ def opened_folder(
 
 
 def check_files(folder: Path, workspace: Workspace, *, progress: Progress) -> None:
-    """Decode every image of train, val and test before a table is begun in a folder.
+    """Decode every image that is used before a table is begun in a folder.
 
-    Else one that is met after hours could only be taken out by beginning again.
+    Else one that is met after hours could only be taken out by beginning again. Used are those of
+    train, val and test of which anything is known.
 
     Raises:
         DataError: images that cannot be decoded, all of them by name.
     """
     if DATA in _read(folder):
         return
-    samples = [s for s in workspace.samples() if s.split in ("train", "val", "test")]
+    samples = [
+        s
+        for s in workspace.samples()
+        if s.split in SPLITS and not (s.image_class is None and s.annotations is None)
+    ]
 
     def fault_of(sample: Sample) -> Fault | None:
         path = workspace.image_path(sample.image)

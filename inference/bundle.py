@@ -33,6 +33,7 @@ from wafer.inference.records import Engine, Predictor
 from wafer.inference.rejecting import rejection_of
 from wafer.inference.tally import Totals
 from wafer.weights.decision_rule import DecisionRule
+from wafer.weights.description import LARGEST_SIDE
 
 __all__ = [
     "DESCRIPTION",
@@ -101,7 +102,7 @@ class Description(BaseModel):
     kind: Literal["bundle"] = "bundle"
     architecture: Annotated[str, Field(min_length=1)]
     classes: tuple[DefectClass, ...]
-    image_size: Annotated[int, Field(ge=32)]
+    image_size: Annotated[int, Field(ge=32, le=LARGEST_SIDE, multiple_of=32)]
     channels: Literal[1, 3]
     white_level: Annotated[int, Field(ge=1, le=65535)]
     boxless: bool = False

@@ -16,7 +16,7 @@ from wafer.datasets.classes import ClassTable, DefectClass
 from wafer.datasets.errors import WeightsError
 from wafer.datasets.files import write_bytes
 from wafer.weights.decision_rule import DecisionRule
-from wafer.weights.description import METADATA_KEY
+from wafer.weights.description import LARGEST_SIDE, METADATA_KEY
 from wafer.weights.loading import Tensors, read_tensors
 from wafer.weights.sealing import seal
 
@@ -32,10 +32,6 @@ FIRST_WEIGHTS = "first weights"
 """The ``kind`` of a file that a training may start from and that cannot answer itself."""
 
 LICENCE = "AGPL-3.0-or-later"
-
-
-LARGEST_SIDE = 16_384
-"""Of an input; twice that of the largest image sensors of inspection tools."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

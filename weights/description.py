@@ -7,10 +7,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-__all__ = ["METADATA_KEY", "described_architecture"]
+__all__ = ["LARGEST_SIDE", "METADATA_KEY", "described_architecture"]
 
 METADATA_KEY = "wafer"
 """The one key of the metadata; several keys would be written in a random order."""
+
+LARGEST_SIDE = 16_384
+"""Of an input, in pixels; twice that of the largest image sensors of inspection tools."""
 
 
 def described_architecture(path: Path) -> str | None:

@@ -106,7 +106,7 @@ def _fastest(speeds: Rows) -> Claim:
         here += f"; of all models {of_all['model']}, {of_all['model_ms']:.1f} ms"
     others = [row for row in published if row is not inception]
     verdict: Verdict = "not decided"
-    if all(_quicker(inception, row) for row in others):
+    if others and all(_quicker(inception, row) for row in others):
         verdict = "holds here"
     elif any(_quicker(row, inception) for row in others):
         verdict = "does not hold here"

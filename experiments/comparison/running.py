@@ -311,12 +311,11 @@ def data_of(workspace: Workspace) -> str:
 
     And with the names of images, by which answers are compared, and with what is taken for truth.
     """
-    samples = workspace.samples()
-    digest = hashlib.sha256(
-        dataset_hash(workspace, [s for s in samples if s.split in SPLITS]).encode()
-    )
+    samples = [sample for sample in workspace.samples() if sample.split in SPLITS]
+    digest = hashlib.sha256(dataset_hash(workspace, samples).encode())
+    truth = workspace.true_samples()
     for split in SPLITS:
-        chosen = choose_images(workspace, samples, split)
+        chosen = choose_images(workspace, truth, split)
         pairs = sorted((s.image, n) for s, n in zip(chosen.samples, chosen.names, strict=True))
         digest.update(json.dumps([split, pairs]).encode())
     return digest.hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -142,11 +142,13 @@ def conditions_here(test: SpeedTest, device: str) -> Conditions:
 
 
 def read_speed(folder: Path) -> Speed | None:
-    """Return what was measured of the run in a folder, None where nothing was."""
+    """Return what was measured of the run in a folder, None where it was not, or otherwise."""
     path = folder / SPEED_FILE
     if not path.is_file():
         return None
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if content.keys() != {field.name for field in fields(Speed)}:
+        return None
     timings = {k: Timing(**content[k]) for k in ("load", "preprocess", "model", "total")}
     batches = {int(batch): Timing(**timing) for batch, timing in content["batches"].items()}
     under = Conditions(**content["conditions"])

@@ -61,6 +61,7 @@ def test_a_run_leaves_a_model_and_its_record(made: Workspace, trained: TrainedRu
         ".lock",
         "results.csv",
         "run.json",
+        "seen.txt",
         "weights",
     ]
     record = json.loads((trained.folder / "run.json").read_text())

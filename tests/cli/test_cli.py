@@ -14,8 +14,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from wafer.cli import app
+from wafer.cli import _show_evaluation, app
+from wafer.datasets.classes import ClassTable, DefectClass
+from wafer.datasets.records import Sample
+from wafer.datasets.runs import open_run
 from wafer.datasets.synthetic.generate import generate_workspace
+from wafer.evaluation.records import Prediction
+from wafer.evaluation.results import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = typer.main.get_command(app)
@@ -148,7 +153,7 @@ def test_who_reads_no_further_hears_no_complaint() -> None:
     os.close(reader)
     done = subprocess.run([wafer, "weights", "list"], stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
-    assert done.stderr == b""
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_a_usage_error_is_exit_code_2(runner: CliRunner) -> None:
@@ -209,5 +214,40 @@ def test_the_file_system_s_own_errors_are_one_line(
 def test_weights_list_shows_the_official_file(runner: CliRunner) -> None:
     result = runner.invoke(app, ["weights", "list"])
     assert result.exit_code == 0
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("yolov5n-coco-v7.0")]
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("yolov5n-coco-v7.0 ")]
     assert re.search(r"  [0-9a-f]{64}  ", line)
+
+
+def test_no_figure_of_an_evaluation_is_cut(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes = ClassTable((DefectClass(0, "clean", "none"), DefectClass(1, "c" * 45)))
+    samples = [Sample(f"{i}.png", classes.names[i % 2], (), None, "test") for i in range(4)]
+    answers = [Prediction(s.image, None, s.image_class, 1.0, "auto") for s in samples]
+    done = evaluate(
+        samples,
+        answers,
+        classes=classes,
+        detections=None,
+        sizes={},
+        model="m",
+        dataset_hash="",
+        split="test",
+        excluded={},
+    )
+    for columns in ("120", "60", "20"):
+        monkeypatch.setenv("COLUMNS", columns)
+        _show_evaluation(done, as_json=False)
+        table = capsys.readouterr().out.partition("precision")[2]
+        assert table.count("100.0") >= 6  # recall, precision and F1 of both classes
+        assert "\u2026" not in table
+
+
+def test_after_a_new_split_older_models_are_named(runner: CliRunner, tmp_path: Path) -> None:
+    root = tmp_path / "w"
+    workspace = generate_workspace(root, images=48, counts="balanced", size=64, processes=1)
+    split = ["split", "--seed", "5", "--workspace", str(root)]
+    assert "models that were trained" not in runner.invoke(app, split).stderr
+    run, _ = open_run(workspace.runs, model="mlp", arguments={}, dataset_hash="")
+    run.update(status="finished")
+    assert "models that were trained before may have seen" in runner.invoke(app, split).stderr

@@ -33,7 +33,7 @@ def test_images_are_counted_by_content_for_a_run_and_its_bundle(
     train = [s for s in samples if s.split == "train"]
     run_of(workspace, "mlp-001", b"another")
     run = run_of(workspace, "mlp-002", b"this one")
-    write_seen(workspace, [*train, train[0]], run)
+    write_seen(workspace, [*train, train[0]], run, start=None)
     rest = [s for s in samples if s.split != "train"]
     for model in (run / MODEL_FILE, tmp_path / "bundle" / "weights.safetensors"):
         if not model.exists():
@@ -49,6 +49,17 @@ def test_images_are_counted_by_content_for_a_run_and_its_bundle(
 
 def test_of_a_model_from_elsewhere_nothing_is_known(workspace: Workspace, tmp_path: Path) -> None:
     run = run_of(workspace, "mlp-001", b"ours")
-    write_seen(workspace, workspace.samples(), run)
+    write_seen(workspace, workspace.samples(), run, start=None)
     (tmp_path / "other.safetensors").write_bytes(b"theirs")
-    assert seen_before(workspace, workspace.samples(), tmp_path / "other.safetensors") == 0
+    assert seen_before(workspace, workspace.samples(), tmp_path / "other.safetensors") is None
+
+
+def test_what_the_first_weights_saw_counts_too(workspace: Workspace, tmp_path: Path) -> None:
+    samples = workspace.samples()
+    first, second = (run_of(workspace, f"mlp-00{n}", b"%d" % n) for n in (1, 2))
+    unknown = tmp_path / "unknown.safetensors"
+    unknown.write_bytes(b"of somebody else")
+    write_seen(workspace, samples[:5], first, start=unknown)
+    write_seen(workspace, samples[10:13], second, start=first / MODEL_FILE)
+    assert seen_before(workspace, samples, first / MODEL_FILE) == 5
+    assert seen_before(workspace, samples, second / MODEL_FILE) == 8

@@ -17,6 +17,7 @@ from wafer.datasets.yaml_document import NotYamlError, yaml_document
         ("a: !!bool x", "not valid YAML (a value that does not fit its `!!` mark)", None),
         ("a: !!int ''", "not valid YAML (a value that does not fit its `!!` mark)", None),
         ("a: !!timestamp x", "not valid YAML (a value that does not fit its `!!` mark)", None),
+        ("a: 1" + ":1" * 200 + ".", "not valid YAML (int too large to convert to float)", None),
         ("[" * 5000, "not valid YAML (too many brackets in one another)", None),
     ],
 )

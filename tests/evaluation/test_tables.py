@@ -136,7 +136,7 @@ def test_images_that_the_model_was_trained_on_are_counted() -> None:
     done = replace(evaluation(ROWS), trained_on=3)
     assert done.optimistic
     assert remarks(done)[0].startswith(
-        "Optimistic: 3 of these images are among those the model was"
+        "Optimistic: 3 of these images, or copies of them, are among"
     )
     assert "the model was trained on 3 of them" in "".join(printed(summary_table(done)))
 

@@ -33,7 +33,8 @@ def _optimism(evaluation: Evaluation) -> Iterator[str]:
     if evaluation.trained_on:
         yield (
             f"Optimistic: {evaluation.trained_on} of these images, or copies of them, are among "
-            "those the model was trained on. After a new split, train again; put copies into one group."
+            "those the model was trained on. After a new split, train again; put copies into one "
+            "group."
         )
     elif evaluation.optimistic:
         yield "Optimistic: includes training images. New images will do worse than these figures."

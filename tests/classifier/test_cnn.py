@@ -228,6 +228,7 @@ def test_tensors_of_another_network_are_refused(make_task: Callable[..., Task]) 
         read_cnn(tensors, build, classes=3, device="cpu")
 
 
+@pytest.mark.slow
 def test_lite0_starts_from_the_weights_of_its_package(make_task: Callable[..., Task]) -> None:
     path = first_weights("efficientnet_lite0", "cached")
     assert path is not None
@@ -262,12 +263,14 @@ def test_all_layers_of_the_paper_s_networks_are_trained(module: ModuleType, side
     np.testing.assert_allclose(softmax(again.logits(images[:1]), axis=1), found[:1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_largest_network_has_an_output_for_each_class() -> None:
     with torch.device("meta"):
         body = efficientnet_b7.build(classes=3).body
     assert tuple(body.state_dict()["classifier.weight"].shape) == (3, 2560)
 
 
+@pytest.mark.slow
 def test_a_network_s_last_epoch_is_kept_beside_its_best(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

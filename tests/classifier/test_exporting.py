@@ -116,6 +116,7 @@ def compare_engines(bundle: Bundle, path: Path, pixels: np.ndarray) -> None:
         np.testing.assert_array_equal(alone.classes, among_others.classes)
 
 
+@pytest.mark.slow
 def test_every_engine_answers_as_torch_does_alone_and_in_a_batch(
     made: Workspace, model: Path, exported: Bundle
 ) -> None:

@@ -109,6 +109,7 @@ def test_a_training_that_explodes_does_not_hide_the_others() -> None:
         assert grid_figure(points).axes[0].get_ylim() == (0, 1)
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_and_repeats_no_finished_point(
     workspace: Workspace, searched: Searched
 ) -> None:
@@ -145,6 +146,7 @@ def failing(
     return lambda: search(workspace, rates=RATES[1:])
 
 
+@pytest.mark.slow
 def test_a_rate_that_diverges_is_a_failed_point(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +159,7 @@ def test_a_rate_that_diverges_is_a_failed_point(
     assert "0.3,failed,0,,,,,,it diverged" in (done.folder / "grid.csv").read_text()
 
 
+@pytest.mark.slow
 def test_all_rates_failing_and_a_full_disk_leave_the_search_open(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +172,7 @@ def test_all_rates_failing_and_a_full_disk_leave_the_search_open(
     assert [p.name for p in (workspace.root / "runs" / "grid").glob("mlp-*")] == ["mlp-001"]
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_table_and_the_run(workspace: Workspace) -> None:
     place = ["--workspace", str(workspace.root), "--imgsz", "32", "--epochs", "2"]
     train = ["train", "--model", "mlp", *place]

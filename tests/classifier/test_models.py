@@ -29,6 +29,7 @@ def test_the_command_line_offers_all_models() -> None:
     assert all(model_named(name).SETTINGS.image_size >= 32 for name in CLASSIFIERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "xgboost"])
 def test_a_model_learns_and_answers_alone_as_among_others(
     make_task: Callable[..., Task], name: str

@@ -94,6 +94,7 @@ def test_the_same_training_gives_the_same_file(workspace: Workspace, trained: Tr
     assert ours.read_bytes() == theirs.read_bytes()
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_gone_on_with(workspace: Workspace) -> None:
     first = train_classifier(workspace, model="mlp_hog", imgsz=64, epochs=1)
     record = first.folder / "run.json"
@@ -149,6 +150,7 @@ def test_the_command_line_from_training_to_rows(
     assert "answers are of the model's" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "named"),
     [
@@ -248,6 +250,7 @@ def test_nothing_to_tell_apart_and_nothing_to_stop_by(workspace: Workspace) -> N
         train_classifier(workspace, model="mlp_hog", imgsz=64)
 
 
+@pytest.mark.slow
 def test_images_of_the_training_are_counted_where_they_are_test_images_now(
     workspace: Workspace, trained: TrainedRun
 ) -> None:
@@ -342,6 +345,7 @@ def test_occlusion_points_to_what_a_classifier_looks_at() -> None:
     assert heat[12:].max() == heat[:, 12:].max() == 0
 
 
+@pytest.mark.slow
 def test_images_that_show_nothing_can_be_learnt_from(made: Workspace, tmp_path: Path) -> None:
     """All features are zero, so none has a spread; the answer is the share of each class."""
     images = tmp_path / "black"
@@ -361,6 +365,7 @@ def test_images_that_show_nothing_can_be_learnt_from(made: Workspace, tmp_path: 
         np.testing.assert_array_equal(found[0], found[1])
 
 
+@pytest.mark.slow
 def test_pictures_show_the_answer_and_what_it_rests_on(
     trained: TrainedRun, made: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

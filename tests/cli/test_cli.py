@@ -147,6 +147,7 @@ def test_keys_that_are_not_there_are_said(runner: CliRunner, tmp_path: Path) -> 
     assert "k.json: no such file of keys" in done.stderr
 
 
+@pytest.mark.slow
 def test_who_reads_no_further_hears_no_complaint() -> None:
     wafer = Path(sys.executable).with_name("wafer")
     reader, writer = os.pipe()
@@ -243,6 +244,7 @@ def test_no_figure_of_an_evaluation_is_cut(
         assert "\u2026" not in table
 
 
+@pytest.mark.slow
 def test_after_a_new_split_older_models_are_named(runner: CliRunner, tmp_path: Path) -> None:
     root = tmp_path / "w"
     workspace = generate_workspace(root, images=48, counts="balanced", size=64, processes=1)

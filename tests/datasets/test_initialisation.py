@@ -77,6 +77,7 @@ def test_a_pattern_makes_groups_that_stay_together(data: Path) -> None:
     assert "group" not in made.workspace.table.read_text().splitlines()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["lot([0-9]*)", "()w"])
 def test_a_pattern_without_a_find_makes_no_group_and_a_note_says_so(
     data: Path, pattern: str
@@ -260,6 +261,7 @@ def test_a_second_time_needs_force(data: Path) -> None:
     initialise(data / "w", **arguments, force=True)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("force", [False, True])
 def test_images_in_a_folder_that_the_workspace_needs_stay_where_they_are(
     data: Path, force: bool

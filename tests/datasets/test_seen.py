@@ -4,19 +4,30 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from wafer.datasets.classes import ClassTable, DefectClass
+from wafer.datasets.records import Sample, Split
 from wafer.datasets.runs import MODEL_FILE
 from wafer.datasets.seen import seen_before, write_seen
-from wafer.datasets.synthetic.generate import generate_workspace
-from wafer.datasets.workspace import Workspace, open_workspace
+from wafer.datasets.workspace import Workspace, create_workspace, open_workspace
 
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    return generate_workspace(
-        tmp_path / "w", images=48, counts="balanced", size=64, difficulty="easy", processes=1
-    )
+    """Sixteen images of noise, ten of them for training."""
+    images = tmp_path / "w" / "images"
+    images.mkdir(parents=True)
+    samples = []
+    for number in range(16):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16), np.uint8)
+        Image.fromarray(pixels).save(images / f"{number:02}.png")
+        split: Split = "train" if number < 10 else "test"
+        samples.append(Sample(f"{number:02}.png", "dust", None, None, split))
+    classes = ClassTable((DefectClass(0, "clean", "none"), DefectClass(1, "dust")))
+    return create_workspace(tmp_path / "w", images=images, classes=classes, samples=samples)
 
 
 def run_of(workspace: Workspace, name: str, weights: bytes) -> Path:
@@ -42,8 +53,8 @@ def test_images_are_counted_by_content_for_a_run_and_its_bundle(
         assert seen_before(workspace, samples, model) == len(train)
         assert seen_before(workspace, rest, model) == 0
         assert seen_before(workspace, [*rest, train[0], train[0]], model) == 1
-    (workspace.images / train[0].image).rename(workspace.images / "renamed.jpg")
-    renamed = replace(train[0], image="renamed.jpg")
+    (workspace.images / train[0].image).rename(workspace.images / "renamed.png")
+    renamed = replace(train[0], image="renamed.png")
     assert seen_before(open_workspace(workspace.root), [renamed], run / MODEL_FILE) == 1
 
 

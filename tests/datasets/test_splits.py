@@ -54,6 +54,7 @@ def test_a_group_is_in_one_split_and_shares_are_near() -> None:
         assert np.abs(shares - [0.65, 0.15, 0.2]).max() < 0.05, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shares", [(0.98, 0.01, 0.01), (0.9, 0.02, 0.08)])
 def test_shares_finer_than_a_fold_hold_for_many_groups(shares: tuple[float, ...]) -> None:
     samples = [

@@ -33,6 +33,7 @@ def _brute_force_boxes(rendering: Rendering, image_class: str) -> Box:
     return Box(min(columns), min(rows), max(columns) + 1, max(rows) + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_class", DRAWN_CLASSES)
 def test_box_is_the_brute_force_difference(image_class: str) -> None:
     checked = 0

@@ -71,11 +71,13 @@ def test_splits_keep_wafers_together(made: Workspace) -> None:
     assert set.union(*splits.values()) == {"train", "val", "test"}
 
 
+@pytest.mark.slow
 def test_same_bytes_with_two_processes(made: Workspace, tmp_path: Path) -> None:
     again = generate_workspace(tmp_path / "made", **{**SMALL, "processes": 2})  # type: ignore[arg-type]
     assert _digests(again.root) == _digests(made.root)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_images(made: Workspace, tmp_path: Path) -> None:
     other = generate_workspace(tmp_path / "made", seed=1, **SMALL)  # type: ignore[arg-type]
     one, two = (set(_digests(w.images).values()) for w in (made, other))
@@ -167,6 +169,7 @@ def test_run_killed_while_it_wrote_the_tables_is_completed(made: Workspace, tmp_
     assert _digests(generate_workspace(root, **SMALL).root) == _digests(made.root)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_run_killed_in_its_first_moment_is_completed(made: Workspace, tmp_path: Path) -> None:
     root = tmp_path / "made"
     root.mkdir()

@@ -421,6 +421,7 @@ def test_labels_of_the_view_are_where_ultralytics_looks(tmp_path: Path) -> None:
     assert (view / "images" / "train" / "labels" / "a.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_thousand_images_are_opened(tmp_path: Path) -> None:
     samples = [Sample(f"{i}.png", "scratch", (SCRATCH,), split="train") for i in range(1000)]
     images = images_for(tmp_path / "images", ["0.png"])

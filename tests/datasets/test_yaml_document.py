@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from wafer.datasets.yaml_document import NotYamlError, yaml_document
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "problem", "line"),
     [

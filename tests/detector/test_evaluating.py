@@ -55,6 +55,7 @@ def test_images_are_prepared_as_the_model_was_trained(
     assert figures(replace(workspace, **setting), tmp_path / "other") == expected
 
 
+@pytest.mark.slow
 def test_a_known_class_counts_without_boxes_and_boxes_of_a_model_never_do(
     workspace: Workspace, tmp_path: Path
 ) -> None:

@@ -114,6 +114,7 @@ def test_grey_as_three_equal_channels_is_the_same_network_with_its_filters_summe
     torch.testing.assert_close(forward(grey, images), in_colour, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_tensors_of_another_architecture_are_refused() -> None:
     model = build_model("yolov5n", names=["a"], channels=1)
     other = build_model("yolov5s", names=["a"], channels=1).state_dict()

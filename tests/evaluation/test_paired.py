@@ -44,6 +44,7 @@ def test_corrected_p_values_are_holm_s() -> None:
     assert corrected([]) == []
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_figure_lies_around_it() -> None:
     random = np.random.default_rng(0)
     confidence = random.uniform(0.5, 1, 400)

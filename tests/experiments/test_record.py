@@ -74,6 +74,7 @@ def test_a_file_or_a_folder_of_something_else_is_refused(tmp_path: Path) -> None
             check_folder(folder, KNOWN)
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_decoded_are_named_before_a_table_is_begun(tmp_path: Path) -> None:
     source = generate_workspace(
         tmp_path / "w", images=48, counts="balanced", size=64, difficulty="easy", processes=1

@@ -319,6 +319,7 @@ def test_a_class_that_a_split_lacks_is_a_note(source: Workspace, tmp_path: Path)
     assert "no image of class Kratzer <b> in val and test" in check_splits(own)
 
 
+@pytest.mark.slow
 def test_a_folder_of_something_else_is_refused(source: Workspace, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")

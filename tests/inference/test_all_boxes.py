@@ -202,6 +202,7 @@ def killed(monkeypatch: pytest.MonkeyPatch, calls: int, boxes: str) -> bool:
     return killer.killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boxes", ["boxes.json", "boxes.jsonl"])
 @pytest.mark.parametrize("new", [[], ["none.png"], ["f.png"]], ids=["same", "no box", "boxes"])
 def test_killed_at_any_moment_the_same_command_ends_what_it_had_begun(

@@ -196,6 +196,7 @@ def test_a_gpu_does_not_change_the_precision_of_a_bundle(make: Make, tmp_path: P
         )
 
 
+@pytest.mark.slow
 def test_files_that_are_no_network_are_refused_by_the_real_engines(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

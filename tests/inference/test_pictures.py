@@ -189,6 +189,7 @@ def test_pictures_are_those_of_the_rows_that_are_written(images: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["nothing", "new", "model", "no folder"])
 def test_stopped_and_gone_on_with_the_pictures_are_those_of_one_run(
     images: Path, change: str

@@ -137,6 +137,7 @@ def remove(workspace: Workspace, image: str) -> None:
     workspace.table.write_text("\n".join(left) + "\n")
 
 
+@pytest.mark.slow
 def test_a_class_too_small_for_a_second_sample_is_reviewed_whole(accepted: Make) -> None:
     workspace = accepted(20)
     _, done = answer(workspace, wrong=5)
@@ -147,6 +148,7 @@ def test_a_class_too_small_for_a_second_sample_is_reviewed_whole(accepted: Make)
     assert done.classes[0].review == len(gone) > 10
 
 
+@pytest.mark.slow
 def test_a_class_large_enough_keeps_its_likelier_half_for_a_second_sample(accepted: Make) -> None:
     workspace = accepted(60)
     table, done = answer(workspace, wrong=5)
@@ -161,6 +163,7 @@ def sample_of(table: Path) -> list[str]:
         return [row["image"] for row in csv.DictReader(handle)]
 
 
+@pytest.mark.slow
 def test_answers_given_once_more_change_nothing_and_others_are_refused(accepted: Make) -> None:
     workspace = accepted(60)
     first, _ = answer(workspace, wrong=5)
@@ -175,6 +178,7 @@ def test_answers_given_once_more_change_nothing_and_others_are_refused(accepted:
     assert (workspace.root / "ledger.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_image_that_was_removed_before_the_draw_is_not_sampled(accepted: Make) -> None:
     workspace = accepted(20)
     first = sample_of(draw_audit(workspace).table)[0]
@@ -184,6 +188,7 @@ def test_an_image_that_was_removed_before_the_draw_is_not_sampled(accepted: Make
     assert first not in sample_of(draw_audit(workspace).table)
 
 
+@pytest.mark.slow
 def test_an_image_of_the_sample_that_was_removed_is_left_alone(accepted: Make) -> None:
     workspace = accepted(20)
     table = draw_audit(workspace).table
@@ -195,6 +200,7 @@ def test_an_image_of_the_sample_that_was_removed_is_left_alone(accepted: Make) -
     assert done.notes == (f"{gone} was changed or removed meanwhile and is left alone",)
 
 
+@pytest.mark.slow
 def test_the_page_counts_an_image_that_cannot_be_judged_any_more_as_wrong(accepted: Make) -> None:
     workspace = accepted(20)
     draw_audit(workspace)

@@ -62,6 +62,7 @@ def test_features_are_the_pooled_inputs_of_the_head() -> None:
     assert forward(model, images).shape[0] == 3
 
 
+@pytest.mark.slow
 def test_looks_are_those_of_the_decoded_image(tmp_path: Path) -> None:
     workspace = made(tmp_path, 3)
     path = shipped("yolov5n")
@@ -76,6 +77,7 @@ def test_looks_are_those_of_the_decoded_image(tmp_path: Path) -> None:
     assert looks.features == pytest.approx(wanted, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_changed_image_is_looked_at_again(tmp_path: Path) -> None:
     workspace = made(tmp_path, 2)
     first = look_at(workspace, ["000.png", "001.png"], device="cpu")

@@ -48,6 +48,7 @@ pools = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(pool=pools, drawn=st.integers(0, 5), number=st.integers(1, 45), seed=st.integers(0, 9))
 def test_classes_take_turns_and_a_choice_goes_on_where_another_ended(

@@ -206,6 +206,7 @@ def test_a_day_that_moved_is_told_from_days_that_did_not(tmp_path: Path) -> None
     assert len(drift_of(log, models=None, newest=1).days) == 2
 
 
+@pytest.mark.slow
 def test_the_command_prints_writes_and_tells_by_its_exit_code(
     tmp_path: Path, bundle_of: Callable[..., Bundle]
 ) -> None:
@@ -247,6 +248,7 @@ def unreadable(day: str, images: int, **more: Any) -> Iterator[Mapping[str, obje
         yield {**line, "class": None, "decision": None, "confidence": None, "error": "damaged"}
 
 
+@pytest.mark.slow
 def test_a_tool_whose_images_all_cannot_be_read_is_an_alarm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -208,6 +208,7 @@ def killing(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state.State, "publish", around(state.State.publish))
 
 
+@pytest.mark.slow
 def test_stopped_at_any_step_it_ends_with_the_same_results(
     incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,7 @@ def test_every_candidate_has_the_scores_of_all_classes(
     assert np.all((found.boxes[:, 2] <= 128) & (found.boxes[:, 3] <= 96))
 
 
+@pytest.mark.slow
 def test_chunks_on_disk_are_read_and_a_corrupt_image_says_why(
     workspace: Workspace, tmp_path: Path
 ) -> None:

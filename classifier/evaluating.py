@@ -111,9 +111,7 @@ def measure_answers(
         dataset_hash=dataset_hash(workspace, samples),
         split=split,
         excluded=excluded,
-        trained_on=seen_before(workspace, samples, model)
-        if model is not None and split in ("val", "test")
-        else None,
+        trained_on=None if model is None else seen_before(workspace, samples, model),
     )
     return Measured(evaluation, samples, tuple(predictions))
 

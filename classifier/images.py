@@ -147,8 +147,7 @@ def load_pixels(
                 white_level=workspace.white_level,
             )
         except ImageError as error:
-            remedy = "replace the file or set its split to `unused`"
-            faults.append(Fault(file=error.path, problem=error.reason, remedy=remedy))
+            faults.append(error.fault())
             return
         boxed = letterbox(image, image_size)
         pixels[position] = boxed.image

@@ -75,6 +75,11 @@ class ImageError(WaferError):
         self.path = str(path)
         self.reason = reason
 
+    def fault(self) -> Fault:
+        """Return it as one of several faults of a workspace's images."""
+        remedy = "replace the file or set its split to `unused`"
+        return Fault(file=self.path, problem=self.reason, remedy=remedy)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:

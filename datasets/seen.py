@@ -35,14 +35,16 @@ def write_seen(
 
 
 def seen_before(workspace: Workspace, samples: Iterable[Sample], model: Path) -> int | None:
-    """Return how many of some images the training of a model saw, by their content.
+    """Return how many of some images the training of a model saw, though they are not in train now.
 
-    That is known of run folders, and of the bundles of those of the workspace; else it is None.
+    Images are told by their content. None where it is not known: it is of run folders, and of
+    bundles of the runs of the workspace.
     """
     seen = _seen_by(model, workspace)
     if seen is None:
         return None
-    return sum(each in seen for each in _digests(workspace, samples))
+    others = (sample for sample in samples if sample.split != "train")
+    return sum(each in seen for each in _digests(workspace, others))
 
 
 def _seen_by(model: Path, workspace: Workspace) -> frozenset[str] | None:

@@ -131,8 +131,7 @@ class DetectionDataset(YOLODataset):  # type: ignore[misc]
             try:
                 image, original = self._decode(index)
             except ImageError as error:
-                remedy = "replace the file or set its split to `unused`"
-                faults.append(Fault(file=error.path, problem=error.reason, remedy=remedy))
+                faults.append(error.fault())
                 return
             self._shapes[index], self._originals[index] = image.shape, original
             if self._pixels is not None:

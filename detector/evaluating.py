@@ -70,7 +70,7 @@ def evaluate_model(
         dataset_hash=dataset_hash(workspace, samples),
         split=split,
         excluded=excluded,
-        trained_on=seen_before(workspace, samples, model) if split in ("val", "test") else None,
+        trained_on=seen_before(workspace, samples, model),
     )
 
     return report_on(

@@ -74,8 +74,7 @@ def score_samples(
                 path, image_size=image_size, colour=colour, white_level=white_level
             )
         except ImageError as error:
-            remedy = "replace the file or set its split to `unused`"
-            faults.append(Fault(file=error.path, problem=error.reason, remedy=remedy))
+            faults.append(error.fault())
             return None
 
     with ThreadPoolExecutor() as pool:

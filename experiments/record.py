@@ -30,7 +30,6 @@ RECORD = "reproduce.json"
 DATA = "data"
 """What the record says once a table is begun: the data that it is of."""
 SPLITS = ("train", "val", "test")
-REPLACE = "replace the file or set its split to `unused`"
 # What a command leaves that was killed before it wrote the record.
 BEGUN = (".lock", f".{RECORD}.tmp-")
 
@@ -97,7 +96,7 @@ def check_files(folder: Path, workspace: Workspace, *, progress: Progress) -> No
         try:
             decode_image(path, colour=workspace.colour, white_level=workspace.white_level)
         except ImageError as error:
-            return Fault(file=error.path, problem=error.reason, remedy=REPLACE)
+            return error.fault()
         return None
 
     faults = []

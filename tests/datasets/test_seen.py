@@ -50,11 +50,12 @@ def test_images_are_counted_by_content_for_a_run_and_its_bundle(
         if not model.exists():
             model.parent.mkdir()
             shutil.copy(run / MODEL_FILE, model)
-        assert seen_before(workspace, samples, model) == len(train)
-        assert seen_before(workspace, rest, model) == 0
-        assert seen_before(workspace, [*rest, train[0], train[0]], model) == 1
+        assert seen_before(workspace, samples, model) == 0  # those of train are no news
+        moved = [replace(s, split="test") for s in train]
+        assert seen_before(workspace, [*rest, *moved], model) == len(train)
+        assert seen_before(workspace, [*rest, moved[0], moved[0]], model) == 1
     (workspace.images / train[0].image).rename(workspace.images / "renamed.png")
-    renamed = replace(train[0], image="renamed.png")
+    renamed = replace(train[0], image="renamed.png", split="val")
     assert seen_before(open_workspace(workspace.root), [renamed], run / MODEL_FILE) == 1
 
 
@@ -72,5 +73,6 @@ def test_what_the_first_weights_saw_counts_too(workspace: Workspace, tmp_path: P
     unknown.write_bytes(b"of somebody else")
     write_seen(workspace, samples[:5], first, start=unknown)
     write_seen(workspace, samples[10:13], second, start=first / MODEL_FILE)
-    assert seen_before(workspace, samples, first / MODEL_FILE) == 5
-    assert seen_before(workspace, samples, second / MODEL_FILE) == 8
+    now = [replace(s, split="test") for s in samples]
+    assert seen_before(workspace, now, first / MODEL_FILE) == 5
+    assert seen_before(workspace, now, second / MODEL_FILE) == 8

@@ -137,7 +137,11 @@ class RelativeMahalanobis:
 
 
 def fit_relative_mahalanobis(features: Floats, labels: Labels) -> RelativeMahalanobis:
-    """Fit the Gaussians, covariances shrunk by Ledoit and Wolf's rule.
+    """Fit the Gaussians, the covariance within classes shrunk by Ledoit and Wolf's rule.
+
+    The overall one is that within classes plus that of the class means. Shrunk by itself it would
+    have a lower floor where images do not vary, and what lies there, unlike all of them, would
+    pass for known.
 
     Source: Ren et al., "A simple fix to Mahalanobis distance for improving near-OOD detection",
     2021.
@@ -150,11 +154,12 @@ def fit_relative_mahalanobis(features: Floats, labels: Labels) -> RelativeMahala
 
     present = np.unique(labels)
     means = np.stack([features[labels == label].mean(axis=0) for label in present])
-    spread = features - means[np.searchsorted(present, labels)]
+    of_class = means[np.searchsorted(present, labels)]
     centre = features.mean(axis=0)
-    within = LedoitWolf(assume_centered=True).fit(spread).precision_
-    overall = LedoitWolf(assume_centered=True).fit(features - centre).precision_
-    return RelativeMahalanobis(means, centre, np.asarray(within), np.asarray(overall))
+    within = LedoitWolf(assume_centered=True).fit(features - of_class)
+    between = (of_class - centre).T @ (of_class - centre) / len(features)
+    overall = np.linalg.pinv(within.covariance_ + between, hermitian=True)
+    return RelativeMahalanobis(means, centre, np.asarray(within.precision_), overall)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from wafer.evaluation.unknown import (
     fit_openmax,
     fit_relative_mahalanobis,
     nearest_distance,
+    unit_length,
 )
 
 
@@ -83,6 +84,20 @@ def test_relative_mahalanobis_is_the_difference_of_two_distances() -> None:
     wanted = near - centre @ fitted.overall @ centre
     assert fitted.distance(image[None])[0] == pytest.approx(wanted)
     assert fitted.distance(features).max() < fitted.distance(np.full((1, 3), 30.0))[0]
+
+
+def test_with_few_images_what_is_unlike_all_of_them_is_still_the_farthest() -> None:
+    # Positive features of unit length, as a network gives them, and more of them than images.
+    random = np.random.default_rng(0)
+    labels = np.arange(300) % 4
+    means = np.abs(random.normal(size=(4, 400)))
+    known, new = (
+        unit_length(means[labels] + random.normal(size=(300, 400)) * 0.3) for _ in range(2)
+    )
+    mixed = random.dirichlet(np.ones(4), size=60) @ means
+    unlike = unit_length(mixed + np.abs(random.normal(size=(60, 400))))
+    fitted = fit_relative_mahalanobis(known, labels)
+    assert fitted.distance(new).max() < fitted.distance(unlike).min()
 
 
 def test_more_features_than_images_still_have_a_distance() -> None:

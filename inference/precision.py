@@ -19,6 +19,9 @@ Precision = Literal["float32", "bfloat16"]
 # bfloat16 has to win clearly before its rounding is taken into account.
 WORTHWHILE = 0.9
 PROBE_STEPS = 5
+# A processor without bfloat16 takes many times as long for it, minutes for five steps of a large
+# network; other work on a machine hardly slows that much.
+HOPELESS = 5.0
 
 
 def use_cores(*, share: int = 1) -> None:
@@ -64,5 +67,8 @@ def _timed_precision(seconds: Callable[[Precision], float]) -> Precision:
     for _ in range(PROBE_STEPS):
         for precision, taken in times.items():
             taken.append(seconds(precision))
+        # The first steps also prepare: from them alone nothing is concluded.
+        if len(times["float32"]) > 1 and min(times["bfloat16"]) > HOPELESS * max(times["float32"]):
+            break
     fastest = {precision: min(taken) for precision, taken in times.items()}
     return "bfloat16" if fastest["bfloat16"] < WORTHWHILE * fastest["float32"] else "float32"

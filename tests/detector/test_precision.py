@@ -35,7 +35,7 @@ def steps(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, list[float]]) -> N
     ("float32", "bfloat16", "faster"),
     [
         # Another program slows most of the steps, of bfloat16 more than of float32.
-        ([1.0, 1.0, 1.1, 1.0, 1.0], [9.0, 9.0, 0.6, 9.0, 9.0], "bfloat16"),
+        ([1.0, 1.0, 1.1, 1.0, 1.0], [4.0, 4.0, 0.6, 4.0, 4.0], "bfloat16"),
         ([1.0, 9.0, 9.0, 9.0, 9.0], [1.1, 1.1, 1.1, 1.1, 1.1], "float32"),
         # Not worth its rounding.
         ([1.0] * 5, [0.95] * 5, "float32"),
@@ -50,6 +50,20 @@ def test_other_work_on_the_machine_does_not_decide(
 ) -> None:
     steps(monkeypatch, {"float32": float32, "bfloat16": bfloat16})
     assert probe(model) == faster
+
+
+def test_a_processor_without_bfloat16_is_not_asked_to_the_end(
+    model: CpuModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def step_seconds(model: CpuModel, *_: Any) -> float:
+        asked.append(model.precision)
+        return 1.0 if model.precision == "float32" else 15.0
+
+    monkeypatch.setattr(precision, "_step_seconds", step_seconds)
+    assert probe(model) == "float32"
+    assert asked == ["float32", "bfloat16"] * 2
 
 
 def test_what_was_chosen_is_remembered(

@@ -47,6 +47,7 @@ STYLE: dict[Any, Any] = {
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # else each title looks for ticks above its axes, which none of ours has
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": FAINT,
@@ -58,6 +59,7 @@ STYLE: dict[Any, Any] = {
 DPI = 130
 PAIRS_A_ROW = 3
 IMAGE_INCHES = 2.3
+HEADING_INCHES, TITLE_INCHES, GAP_INCHES = 0.25, 0.45, 0.08
 TITLE_LETTERS = 28
 """So many of the largest type are as wide as an image."""
 
@@ -201,9 +203,21 @@ def comparison_figure(
     images = [load_image(sample.image) for sample, _ in pairs]
     tallest = min(2.0, max(image.shape[0] / image.shape[1] for image in images))
     rows, columns = -(-len(pairs) // PAIRS_A_ROW), min(len(pairs), PAIRS_A_ROW)
-    size = (2 * IMAGE_INCHES * columns, (IMAGE_INCHES * tallest + 0.4) * rows + 0.3)
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle("Left: truth (solid box). Right: answer (dashed box)", fontsize=11)
+    wide, high = IMAGE_INCHES - GAP_INCHES, IMAGE_INCHES * tallest
+    width = 2 * IMAGE_INCHES * columns
+    height = (high + TITLE_INCHES) * rows + HEADING_INCHES + GAP_INCHES
+    # Not the constrained layout: measuring 24 titles takes longer than drawing the images.
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(
+        left=GAP_INCHES / 2 / width,
+        right=1 - GAP_INCHES / 2 / width,
+        bottom=GAP_INCHES / height,
+        top=1 - (HEADING_INCHES + TITLE_INCHES) / height,
+        wspace=GAP_INCHES / wide,
+        hspace=TITLE_INCHES / high,
+    )
+    heading = "Left: truth (solid box). Right: answer (dashed box)"
+    figure.suptitle(heading, fontsize=11, y=1 - GAP_INCHES / height)
     grid = figure.subplots(rows, 2 * columns, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()

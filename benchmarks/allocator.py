@@ -111,7 +111,8 @@ def _model(name: str, side: int, batch: int) -> tuple[Any, Any]:
     from wafer.classifier.cnn import TorchClassifier
     from wafer.classifier.models import model_named
 
-    backbone = model_named(name).build(classes=CLASSES)  # type: ignore[attr-defined]
+    module: Any = model_named(name)
+    backbone = module.build(classes=CLASSES)
     pixels = torch.randint(256, (batch, side, side), dtype=torch.uint8)
     return TorchClassifier(backbone).to(memory_format=torch.channels_last), pixels
 

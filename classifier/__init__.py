@@ -1,7 +1,5 @@
 """Classifier heads: one class for the whole image, without a box."""
 
 from wafer.inference.cores import settle_openmp
-from wafer.inference.memory import settle_memory
 
 settle_openmp()
-settle_memory()

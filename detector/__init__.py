@@ -4,9 +4,7 @@ import os
 
 from wafer.datasets.files import cache_folder
 from wafer.inference.cores import settle_openmp
-from wafer.inference.memory import settle_memory
 
 settle_openmp()
-settle_memory()
 # matplotlib would make a folder in the user's configuration.
 os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))

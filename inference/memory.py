@@ -18,8 +18,8 @@ def settle_memory() -> None:
     """Let freed memory be kept for the next step of a training, where the user has not settled it.
 
     glibc gets each block above 32 MB from the kernel, which fills it with zeros page by page, and
-    gives it back as soon as it is free. The activations of a batch are larger: a step would spend a
-    third of its time there. A user settles it with one of glibc's ``MALLOC_`` variables. With
+    gives it back as soon as it is free. Activations of a batch may be larger: a step would spend up
+    to a third of its time there. A user settles it with one of glibc's ``MALLOC_`` variables. With
     another C library nothing is changed.
     """
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):

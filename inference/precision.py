@@ -10,6 +10,7 @@ import torch  # noqa: TID253
 
 from wafer.datasets.files import cache_folder, write_text
 from wafer.inference.cores import thread_count
+from wafer.inference.memory import settle_memory
 from wafer.inference.processor import processor_digest
 
 __all__ = ["Precision", "faster_precision", "use_cores"]
@@ -21,15 +22,16 @@ WORTHWHILE = 0.9
 PROBE_STEPS = 5
 # A processor without bfloat16 takes many times as long for it, minutes for five steps of a large
 # network; other work on a machine hardly slows that much.
-HOPELESS = 5.0
+HOPELESS = 10.0
 
 
 def use_cores(*, share: int = 1) -> None:
     """Let torch use all cores that this process may use, or its share of them.
 
     ultralytics would leave one core idle. ``OMP_NUM_THREADS`` bounds them where the user has set it
-    (`wafer.inference.cores`).
+    (`wafer.inference.cores`). Memory that a step frees is kept for the next (`settle_memory`).
     """
+    settle_memory()
     torch.set_num_threads(max(1, thread_count() // share))
 
 

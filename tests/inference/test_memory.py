@@ -14,8 +14,8 @@ BLOCK = 64 << 20
 PAGES = BLOCK // os.sysconf("SC_PAGE_SIZE")
 AGAIN = 4
 SCRIPT = f"""
-import ctypes, importlib, resource, sys
-importlib.import_module(sys.argv[1])
+import ctypes, resource, sys
+exec(sys.argv[1])
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 def once():
@@ -30,11 +30,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def pages_asked_for(module: str, **environment: str) -> int:
+def pages_asked_for(start: str, **environment: str) -> int:
     """Return how many pages four large blocks took, one after the other, after a first one."""
     given = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")} | environment
     done = subprocess.run(
-        [sys.executable, "-P", "-c", SCRIPT, module],
+        [sys.executable, "-P", "-c", SCRIPT, start],
         capture_output=True,
         text=True,
         check=True,
@@ -43,10 +43,20 @@ def pages_asked_for(module: str, **environment: str) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.parametrize("room", ["classifier", "detector"])
-def test_rooms_that_train_keep_freed_blocks(room: str) -> None:
-    assert pages_asked_for(f"wafer.{room}") < PAGES / 10
+TRAINING = "from wafer.inference.precision import use_cores; use_cores()"
+SERVICE = "import wafer.classifier, wafer.detector.shipped_bundle, wafer.service.models"
 
 
+@pytest.mark.slow
+def test_a_training_keeps_freed_blocks() -> None:
+    assert pages_asked_for(TRAINING) < PAGES / 10
+
+
+def test_a_service_gives_them_back() -> None:
+    assert pages_asked_for(SERVICE) > AGAIN * PAGES * 0.9
+
+
+@pytest.mark.slow
 def test_what_the_user_has_settled_stays() -> None:
-    assert pages_asked_for("wafer.detector", MALLOC_TRIM_THRESHOLD_="131072") > AGAIN * PAGES * 0.9
+    found = pages_asked_for(TRAINING, MALLOC_TRIM_THRESHOLD_="131072")
+    assert found > AGAIN * PAGES * 0.9

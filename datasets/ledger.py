@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -27,6 +27,7 @@ __all__ = [
     "HEAD",
     "LEDGER",
     "Chain",
+    "Corners",
     "Decision",
     "Entry",
     "Head",
@@ -35,6 +36,7 @@ __all__ = [
     "image_states",
     "read_chain",
     "read_states",
+    "rescaled",
     "same_boxes",
     "sourced",
     "whole_revisions",
@@ -43,6 +45,7 @@ __all__ = [
 LEDGER = "ledger.jsonl"
 HEAD = "ledger.head"
 
+Corners = tuple[float, float, float, float]
 Decision = Literal[
     "adopted", "drawn", "accepted", "confirmed", "edited", "rejected", "empty", "withdrawn"
 ]
@@ -77,7 +80,7 @@ class Entry:
     part: int
     parts: int
     decision: Decision
-    box: tuple[float, float, float, float] | None = None
+    box: Corners | None = None
     class_name: str | None = None
     source: Source | None = None
     supersedes: int | None = None
@@ -157,8 +160,8 @@ class Chain:
 class ImageState:
     """The newest whole revision of an image, and the one before it.
 
-    ``entries`` are all of its lines; ``before`` the boxes of the revision before, None where the
-    image had no label file then.
+    ``entries`` are all of its lines; ``before`` the boxes of the revision before, where they lie in
+    an image of the newest size, None where the image had no label file then.
     """
 
     image: str
@@ -178,6 +181,35 @@ class ImageState:
             return tuple(entry.annotation() for entry in self.live)
         return None
 
+    def resized(self, size: tuple[int, int]) -> ImageState:
+        """Return the state with its boxes where they lie in an image that has another size now.
+
+        Args:
+            size: width and height of the image in pixels.
+        """
+        old = self.entries[0].size
+        if old == size:
+            return self
+        entries = tuple(
+            replace(e, size=size, box=None if e.box is None else rescaled(e.box, old, size))
+            for e in self.entries
+        )
+        before = tuple(
+            replace(a, box=Box(*rescaled(a.box.corners, old, size))) for a in self.before or ()
+        )
+        return replace(self, entries=entries, before=None if self.before is None else before)
+
+
+def rescaled(box: Corners, old: tuple[int, int], new: tuple[int, int]) -> Corners:
+    """Return where a box lies after its image went from one width and height to another.
+
+    Example:
+        >>> rescaled((4, 4, 20, 20), (64, 64), (32, 16))
+        (2.0, 1.0, 10.0, 5.0)
+    """
+    x, y = new[0] / old[0], new[1] / old[1]
+    return box[0] * x, box[1] * y, box[2] * x, box[3] * y
+
 
 def entry_line(entry: Entry, *, before: str) -> tuple[bytes, str]:
     """Return the line of an entry with its line end, and its hash.
@@ -195,16 +227,12 @@ def read_chain(folder: Path) -> Chain:
 
     Lines after the head are taken: a crash between the two files leaves them.
     """
-    path = folder / LEDGER
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        content = b""
+    raw_head, content = _contents(folder)
     whole = content.rfind(b"\n") + 1
-    reader = _Reader(path)
+    reader = _Reader(folder / LEDGER)
     for line in content[:whole].split(b"\n")[:-1]:
         reader.take(line)
-    head = _read_head(folder / HEAD, reader)
+    head = None if raw_head is None else _head(raw_head, folder / HEAD, reader)
     if head is None and reader.hashes:
         reader.fault(None, f"{HEAD} is missing, so that cut-off lines would not show")
     if head is not None:
@@ -212,6 +240,25 @@ def read_chain(folder: Path) -> Chain:
     return Chain(
         tuple(reader.entries), tuple(reader.hashes), head, content[whole:], tuple(reader.faults)
     )
+
+
+def _contents(folder: Path) -> tuple[bytes | None, bytes]:
+    """Return the head, None where there is none, and the lines.
+
+    The head first, as somebody may be writing: lines newer than it are taken, a newer head would
+    look like lines that are cut off.
+    """
+    head, lines = _bytes(folder / HEAD), _bytes(folder / LEDGER)
+    if head is None and lines:  # begun in between
+        head, lines = _bytes(folder / HEAD), _bytes(folder / LEDGER)
+    return head, lines or b""
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 class _Reader:
@@ -286,12 +333,10 @@ def _words(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def _read_head(path: Path, reader: _Reader) -> Head | None:
+def _head(content: bytes, path: Path, reader: _Reader) -> Head:
     try:
-        raw = json.loads(path.read_bytes())
+        raw = json.loads(content)
         return Head(int(raw["count"]), str(raw["hash"]), int(raw["settled"]))
-    except FileNotFoundError:
-        return None
     except (ValueError, TypeError, KeyError):
         reader.faults.append(Fault(file=str(path), problem="not a ledger's head", remedy=VERIFY))
         return Head(0, GENESIS, 0)
@@ -316,7 +361,7 @@ def image_states(
     for revision in whole_revisions(entries):
         image = revision[0].image
         last = states.get(image)
-        before = None if last is None else last.annotations
+        before = None if last is None else last.resized(revision[0].size).annotations
         states[image] = ImageState(image, revision[0].revision, revision, before)
     return states
 
@@ -333,12 +378,24 @@ def read_states(folder: Path) -> Mapping[str, ImageState]:
     return image_states(chain.entries)
 
 
-def sourced(annotations: Sequence[Annotation], state: ImageState | None) -> tuple[Annotation, ...]:
+def sourced(
+    annotations: Sequence[Annotation], state: ImageState | None, *, size: tuple[int, int]
+) -> tuple[Annotation, ...]:
     """Return the boxes of a label file with the sources that the ledger knows of them.
 
-    A box that the ledger does not have was drawn behind its back, by a person.
+    A box that the ledger does not have was drawn behind its back, by a person. One that it had
+    before the newest revision has the source of that time: the file is not written yet, or was put
+    back.
+
+    Args:
+        annotations: of the label file.
+        state: of the ledger, None where it does not know the image.
+        size: width and height of the image in pixels.
     """
-    known = [] if state is None else list(state.annotations or ())
+    known: list[Annotation] = []
+    if state is not None:
+        state = state.resized(size)
+        known = [*(state.annotations or ()), *(state.before or ())]
     result = []
     for annotation in annotations:
         match = next((other for other in known if _same(annotation, other)), None)

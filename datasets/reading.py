@@ -26,7 +26,7 @@ __all__ = [
     "ruled_annotations",
 ]
 
-OWN_FOLDERS = ("labels", "truth", "runs", "models", ".cache")  # of a workspace
+OWN_FOLDERS = ("labels", "truth", "runs", "models", "audit-drift", ".cache")  # of a workspace
 
 IGNORED_LABELS = (NAMES_FILE,)  # some labelling tools write it beside the labels
 
@@ -122,7 +122,7 @@ class _Reader:
         file = str(self.labels / label_name(image))
         boxes, faults = parse_boxes(text, file=file, names=self.names, size=size)
         self.faults.extend(faults)
-        return sourced(boxes, self.states.get(image))
+        return sourced(boxes, self.states.get(image), size=size)
 
     def _check_none(
         self, image: str, image_class: str | None, boxes: Sequence[Annotation] | None

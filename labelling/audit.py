@@ -94,10 +94,14 @@ class Audited:
 
 @dataclass(frozen=True, slots=True)
 class SampledImage:
-    """An image of a sample that waits, and what its table says so far; None for no answer."""
+    """An image of a sample that waits, and what its table says so far; None for no answer.
+
+    ``revision`` is the one whose boxes are judged, whatever became of the image since.
+    """
 
     image: str
     class_name: str
+    revision: int
     right: bool | None
 
 
@@ -288,8 +292,9 @@ def sampled_images(workspace: Workspace) -> tuple[SampledImage, ...]:
     answers = {image: answer.casefold() for _, image, answer in _rows(folder / TABLE)}
     right = {**dict.fromkeys(YES, True), **dict.fromkeys(NO, False)}
     return tuple(
-        SampledImage(image, name, right.get(answers.get(image, "")))
-        for image, name in _sample(folder)
+        SampledImage(image, draw.name, draw.revisions[image], right.get(answers.get(image, "")))
+        for draw in _read_draws(folder)
+        for image in draw.sample
     )
 
 

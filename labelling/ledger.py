@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from wafer.datasets.boxes import box_lines, parse_boxes
-from wafer.datasets.errors import ConflictError, DataError, Fault
+from wafer.datasets.errors import ConflictError, DataError, Fault, ImageError
 from wafer.datasets.files import write_bytes, write_text
 from wafer.datasets.keeping import put_aside
 from wafer.datasets.ledger import (
@@ -28,6 +28,7 @@ from wafer.datasets.ledger import (
     HEAD,
     LEDGER,
     Chain,
+    Corners,
     Decision,
     Entry,
     Head,
@@ -35,6 +36,7 @@ from wafer.datasets.ledger import (
     entry_line,
     image_states,
     read_chain,
+    rescaled,
     same_boxes,
     whole_revisions,
 )
@@ -203,7 +205,7 @@ class Ledger:
             self._record(revisions, who)
 
     def record_possible(self, revisions: Sequence[Revision], *, who: str) -> tuple[str, ...]:
-        """Record as `record` does, but for images that somebody changed meanwhile.
+        """Record as `record` does, but for images that somebody changed or removed meanwhile.
 
         Returns:
             The images left out.
@@ -211,8 +213,9 @@ class Ledger:
         possible: list[Revision] = []
         with self._locked():
             for revision in revisions:
-                with suppress(ConflictError, DataError):
+                with suppress(ConflictError, DataError, ImageError, FileNotFoundError):
                     self._check(revision)
+                    self._image_facts(revision.image)
                     possible.append(revision)
             self._record(possible, who)
         taken = {revision.image for revision in possible}
@@ -231,12 +234,11 @@ class Ledger:
             The number of images.
 
         Raises:
-            DataError: there is no ledger, but a run saw one: boxes of a model would be a person's.
+            DataError: the ledger is not the one that a run saw: boxes of a model would be a
+                person's.
         """
         with self._locked():
-            lost = () if self._chain.hashes else copy_faults(self.workspace.root, self._chain)
-            if faults := list(lost):
-                raise DataError(faults)
+            self._check_copies()
             edits = self.edits() if edited else ()
             revisions = [self._as_edited(self._states[edit.image]) for edit in edits]
             revisions += [r for r in map(self._unknown, self._labelled_images()) if r]
@@ -327,6 +329,8 @@ class Ledger:
         """Append the entries of some revisions and replace the head; all or nothing."""
         if not revisions:
             return
+        if not self._chain.hashes:
+            self._check_copies()  # a new one in the place of a lost one would hide the loss
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         entries: list[Entry] = []
         numbers: dict[str, int] = {}
@@ -358,6 +362,10 @@ class Ledger:
         self._chain = Chain(known_entries, hashes, self._chain.head, b"", ())
         self._states = image_states(entries, known=self._states)
         self._write_head(head)
+
+    def _check_copies(self) -> None:
+        if faults := list(copy_faults(self.workspace.root, self._chain)):
+            raise DataError(faults)
 
     def _write_lines(self, content: bytes) -> None:
         path = self.workspace.root / LEDGER
@@ -394,11 +402,19 @@ class Ledger:
                 part=part,
                 parts=len(events),
                 image_class=revision.image_class,
-                box=None if event.box is None else event.box.corners,
+                box=self._corners(event, size),
                 **{name: getattr(event, name) for name in COPIED},
             )
             for part, event in enumerate(events)
         ]
+
+    def _corners(self, event: BoxEvent, size: tuple[int, int]) -> Corners | None:
+        """Return the corners of a box, which stays in its place where the image was resized."""
+        if event.box is None or event.supersedes is None:
+            return None if event.box is None else event.box.corners
+        old = self._chain.entries[event.supersedes - 1]
+        stays = event.box.corners == old.box
+        return rescaled(old.box, old.size, size) if old.box and stays else event.box.corners
 
     def _image_facts(self, image: str) -> tuple[str, tuple[int, int]]:
         return self._cache.sha256(image), self._cache.size(image)

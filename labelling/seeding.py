@@ -95,6 +95,12 @@ def choose_seed(
         )
         order, unreadable = kcenter_order(waiting, drawn, looks=looks), looks.unreadable
     chosen = take_turns(number, order, have=Counter(s.image_class for s in drawn), among=ours)
+    if not chosen:
+        nothing = (
+            f"no image of split {split} is left to draw: those without boxes look like drawn ones, "
+            "or are damaged; `wafer label-propagate` labels the first"
+        )
+        raise WaferError("\n".join([*_unreadable_notes(unreadable), nothing]))
     notes = [
         *_unreadable_notes(unreadable),
         *_class_notes(chosen, waiting, drawn),

@@ -89,6 +89,7 @@ def take_in(
     """
     ledger = Ledger(workspace)
     edits = {edit.image: edit for edit in ledger.edits()}  # after what a crash left is written
+    known = ledger.states()  # before the label files are read, so that what is newer is a conflict
     samples = {sample.image: sample for sample in workspace.samples()}
     cache = workspace.image_cache()
     faults: list[Fault] = []
@@ -118,7 +119,7 @@ def take_in(
         raise DataError(faults)
     cache.save()
     ledger.adopt(who=this_user(), edited=False)
-    states = ledger.states()
+    states = {**known, **{i: s for i, s in ledger.states().items() if _just_adopted(s)}}
     changes = [
         _revision(
             drawing,
@@ -134,6 +135,11 @@ def take_in(
     ledger.record(changes, who=this_user())
     notes = (*_contradictions(drawings, samples, workspace), *renew_view(workspace))
     return TakenIn(tuple(written), tuple(unchanged), tuple(replaced), notes)
+
+
+def _just_adopted(state: ImageState) -> bool:
+    """Return whether the newest that the ledger has of an image is its label file as it lay."""
+    return all("adopted" in (entry.decision, entry.note) for entry in state.entries)
 
 
 def _revision(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -244,11 +246,17 @@ def _arguments(
 
 
 def _data(workspace: Workspace, samples: Sequence[Sample], roles: Roles) -> str:
-    """Return the hash of all that the run rests on; what a model labelled before is not in it."""
+    """Return the hash of all that the run rests on; what a model labelled before is not in it.
+
+    Scores are kept in the order of the images and teachers by the number of their fold, so names
+    and folds count too.
+    """
     pool = {s.image for s in roles.pool}
-    return dataset_hash(
+    seen = dataset_hash(
         workspace, [replace(s, annotations=None) if s.image in pool else s for s in samples]
     )
+    places = [[s.image, roles.fold.get(s.image)] for s in samples]
+    return hashlib.sha256(json.dumps([seen, places]).encode()).hexdigest()
 
 
 def _digests(workspace: Workspace, roles: Roles) -> dict[str, str]:

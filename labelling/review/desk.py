@@ -175,7 +175,7 @@ class Desk:
             task = self._task(pile, image)
             if pile == "audit":
                 raise WaferError("an audit asks for right or wrong")
-            state = self._state_at(image, revision)
+            state = self._resized(self._state_at(image, revision))
             image_class = self._samples[image].image_class
             self._check_class(image, image_class, boxes)
             given = reviewed_boxes(
@@ -331,7 +331,8 @@ class Desk:
         busy = self._leases.other(image, session)
         if busy is None:
             self._leases.take(image, session=session, who=who)
-        state = self._state(image)
+        state = self._judged(task) if task.pile == "audit" else self._state(image)
+        state = self._resized(state)
         sample = self._samples[image]
         blind = task.pile == "audit"
         return Shown(
@@ -360,6 +361,18 @@ class Desk:
             self.ledger.adopt(who=this_user(), edited=False)
             state = self.ledger.states().get(image)
         return state
+
+    def _judged(self, task: Task) -> ImageState | None:
+        """Return the boxes that an audit is about, whatever somebody has made of them since."""
+        entries = next(
+            (each for each in self.ledger.history(task.image) if each[0].revision == task.revision),
+            None,
+        )
+        return None if entries is None else ImageState(task.image, task.revision, entries, None)
+
+    def _resized(self, state: ImageState | None) -> ImageState | None:
+        """Return a state with its boxes in pixels of the image as it is now."""
+        return None if state is None else state.resized(self._cache.size(state.image))
 
     def _state_at(self, image: str, revision: int) -> ImageState | None:
         state = self._state(image)

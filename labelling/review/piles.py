@@ -129,6 +129,7 @@ def audit_tasks(workspace: Workspace) -> tuple[Task, ...]:
             reason="is all of it right?",
             seconds=LOOK,
             right=each.right,
+            revision=each.revision,
         )
         for each in sampled_images(workspace)
     )

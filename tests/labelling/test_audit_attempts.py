@@ -24,6 +24,7 @@ from wafer.labelling.propagation.places import Place
 from wafer.labelling.propagation.report import ClassRow, Summary, write_report
 from wafer.labelling.queue import QUEUE, Queue, newest_queue, propagation_runs, write_queue
 from wafer.labelling.review.desk import Desk
+from wafer.labelling.verdicts import ReviewedBox, reviewed
 from wafer.labelling.verifying import verify_ledger
 
 CLASSES = ClassTable((DefectClass(0, "ok", "none"), DefectClass(1, "bright")))
@@ -216,6 +217,20 @@ def test_the_page_counts_an_image_that_cannot_be_judged_any_more_as_wrong(accept
     done = desk.finish(who="Ada")
     assert [row.answer for row in done.classes] == ["review it whole"]  # one may be wrong
     assert by_model(workspace) == {gone}
+
+
+@pytest.mark.slow
+def test_the_page_asks_about_the_boxes_that_were_drawn_for_the_sample(accepted: Make) -> None:
+    workspace = accepted(20)
+    draw_audit(workspace)
+    images = [each.image for each in sampled_images(workspace)]
+    states = Ledger(workspace).states()
+    corrected = ReviewedBox(Box(8, 8, 30, 30), "bright")
+    changes = [reviewed(image, [corrected], state=states[image]) for image in images]
+    Ledger(workspace).record(changes, who="Ada")
+    desk = Desk(workspace)
+    shown = desk.open("audit", images[0], session="s" * 8, who="Bob")
+    assert [(box.box, box.entry) for box in shown.boxes] == [((4, 4, 20, 20), None)]
 
 
 def test_a_ledger_that_is_gone_is_missed(accepted: Make) -> None:

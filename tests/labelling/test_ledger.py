@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from wafer.datasets.boxes import full_frame
+from wafer.datasets.chain import GENESIS, chained_line
 from wafer.datasets.classes import ClassTable, DefectClass
 from wafer.datasets.errors import ConflictError, DataError
 from wafer.datasets.ledger import HEAD, LEDGER, image_states, read_chain
@@ -501,3 +502,141 @@ def test_a_full_disk_leaves_the_ledger_as_it_was(workspace: Workspace) -> None:
     assert (workspace.root / LEDGER).read_bytes() == before
     found = verify_ledger(workspace)
     assert (found.faults, found.edits, found.notes) == ((), (), ())
+
+
+def test_a_reader_beside_a_writer_sees_no_tampering(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(workspace)
+    ledger.record([by_model("1.png", Box(0, 0, 25, 20))], who="test")
+    read = Path.read_bytes
+    others = iter(["2.png", "3.png", "4.png"])
+
+    def read_and_somebody_writes(path: Path) -> bytes:
+        content = read(path)
+        if path.parent == workspace.root and (image := next(others, None)) is not None:
+            with monkeypatch.context() as during:
+                during.setattr(Path, "read_bytes", read)
+                ledger.record([by_model(image, Box(0, 0, 25, 20))], who="test")
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_and_somebody_writes)
+    chain = read_chain(workspace.root)
+    assert chain.faults == ()
+    assert [entry.image for entry in chain.entries] == ["1.png", "2.png"]
+
+
+def test_a_ledger_that_is_begun_while_it_is_read_is_no_tampering(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Path.read_bytes
+    begun = []
+
+    def missing_and_then_somebody_writes(path: Path) -> bytes:
+        if path.name == HEAD and not begun:
+            begun.append(True)
+            with monkeypatch.context() as during:
+                during.setattr(Path, "read_bytes", read)
+                Ledger(workspace).record([by_model("1.png", Box(0, 0, 25, 20))], who="test")
+            raise FileNotFoundError
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", missing_and_then_somebody_writes)
+    chain = read_chain(workspace.root)
+    assert (chain.faults, len(chain.entries)) == ((), 1)
+
+
+def test_boxes_whose_files_are_not_written_yet_stay_those_of_a_model(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(workspace)
+    ledger.record([by_model("1.png", Box(0, 0, 25, 20))], who="test")
+    ledger.record([by_model("5.png", Box(0, 0, 25, 20))], who="test")
+
+    def killed(_: Ledger) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during, pytest.raises(KeyboardInterrupt):
+        during.setattr(Ledger, "_settle", killed)
+        states = ledger.states()
+        ledger.record(
+            [withdrawn(states["5.png"], note="wrong"), by_model("1.png", Box(0, 10, 25, 20))],
+            who="test",
+        )
+    for image in ("1.png", "5.png"):
+        found = annotations(workspace, image)
+        assert found is not None
+        assert [a.source for a in found] == ["model"]
+    assert select(workspace.samples(), "val").samples == ()
+    Ledger(workspace).states()
+    assert annotations(workspace, "5.png") is None
+    assert annotations(workspace, "1.png") == (
+        Annotation(Box(0, 10, 25, 20), "scratch", "model", 0.75),
+    )
+
+
+@pytest.mark.parametrize("size", [(25, 20), (100, 60)])
+def test_boxes_of_resized_images_keep_their_place_and_their_source(
+    workspace: Workspace, size: tuple[int, int]
+) -> None:
+    ledger = Ledger(workspace)
+    ledger.record([by_model(f"{n}.png", Box(0, 10, 25, 20)) for n in (1, 2, 3, 5)], who="test")
+    for path in workspace.images.iterdir():
+        Image.open(path).resize(size).save(path)
+    x, y = size[0] / 50, size[1] / 40
+    here = Annotation(Box(0, 10 * y, 25 * x, 20 * y), "scratch", "model", 0.75)
+    assert annotations(workspace, "5.png") == (here,)
+    assert select(workspace.samples(), "val").samples == ()
+    states = ledger.states()
+    left = [ReviewedBox(here.box, "scratch", states["3.png"].resized(size).live[0])]
+    changes = [
+        confirmed(states["1.png"]),
+        withdrawn(states["2.png"], note="wrong"),
+        reviewed("3.png", left, state=states["3.png"].resized(size)),
+    ]
+    ledger.record(changes, who="Ada")
+    for image in ("1.png", "3.png"):
+        assert annotations(workspace, image) == (
+            Annotation(here.box, "scratch", "model+confirmed", 0.75),
+        )
+    assert not workspace.label_path("2.png").exists()
+    assert ledger.edits() == ()
+    ledger.record([undone(ledger.history("2.png"))], who="Ada")
+    assert annotations(workspace, "2.png") == (here,)
+    assert verify_ledger(workspace).faults == ()
+
+
+def test_where_the_ledger_of_a_run_is_lost_no_other_is_begun(workspace: Workspace) -> None:
+    ledger = Ledger(workspace)
+    ledger.record([by_model("1.png", Box(0, 0, 25, 20))], who="test")
+    run = workspace.runs / "yolov5n-001"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps({"ledger": ledger.head()}))
+    kept = (workspace.root / LEDGER).read_bytes()
+    for name in (LEDGER, HEAD):
+        (workspace.root / name).unlink()
+    drawn = reviewed("2.png", [ReviewedBox(Box(5, 20, 15, 30), "scratch")], state=None)
+    with pytest.raises(DataError, match="that yolov5n-001 saw, of 1 lines, is gone"):
+        Ledger(workspace).record([drawn], who="Ada")
+    assert not (workspace.root / LEDGER).exists()
+    assert not workspace.label_path("2.png").exists()
+    (workspace.root / LEDGER).write_bytes(entry_of_another_ledger(kept))
+    with pytest.raises(DataError):
+        Ledger(workspace).adopt(who="Ada")
+
+
+def entry_of_another_ledger(kept: bytes) -> bytes:
+    """Return a sound first line that is not the one that was kept."""
+    entry, _ = chained_line({**json.loads(kept), "who": "Bob"}, before=GENESIS)
+    return entry
+
+
+def test_an_image_that_went_is_left_out_of_what_can_be_recorded(workspace: Workspace) -> None:
+    ledger = Ledger(workspace)
+    boxes = [by_model(f"{n}.png", Box(0, 0, 25, 20)) for n in (1, 2)]
+    ledger.record(boxes, who="test")
+    (workspace.images / "1.png").unlink()
+    states = ledger.states()
+    changes = [withdrawn(states[f"{n}.png"], note="below the threshold") for n in (1, 2)]
+    assert Ledger(workspace).record_possible(changes, who="test") == ("1.png",)
+    assert not workspace.label_path("2.png").exists()

@@ -1,6 +1,7 @@
 """Which images are drawn first: all classes, rare ones first, no likes, by group, deterministic."""
 
 import csv
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -238,6 +239,16 @@ def test_a_number_below_one_is_refused(tmp_path: Path, number: int) -> None:
 def test_nothing_left_to_draw_is_said(tmp_path: Path) -> None:
     workspace = made(tmp_path, [Sample("a.png", "clean"), Sample("b.png", "deviation")])
     with pytest.raises(WaferError, match="no image of split train is left to draw"):
+        choose_seed(workspace, 1)
+
+
+def test_likes_of_what_is_drawn_leave_nothing_to_draw_and_the_last_list_stays(
+    tmp_path: Path,
+) -> None:
+    box = (Annotation(Box(1, 1, 9, 9), "scratch"),)
+    workspace = made(tmp_path, [Sample("a.png", "scratch", box), Sample("b.png", "scratch")])
+    shutil.copy(workspace.image_path("a.png"), workspace.image_path("b.png"))
+    with pytest.raises(WaferError, match="those without boxes look like drawn ones"):
         choose_seed(workspace, 1)
 
 

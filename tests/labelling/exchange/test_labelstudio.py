@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from wafer.datasets.classes import ClassTable, DefectClass
-from wafer.datasets.errors import DataError, WaferError
+from wafer.datasets.errors import ConflictError, DataError, WaferError
 from wafer.datasets.image_names import ImageNames
 from wafer.datasets.images import is_plain
 from wafer.datasets.records import Annotation, Box, Sample
@@ -33,6 +33,7 @@ from wafer.labelling.exchange.drawings import Drawing, agree, take_in
 from wafer.labelling.exchange.labelstudio import labelling_config, read_export, write_tasks
 from wafer.labelling.importing import import_labels
 from wafer.labelling.ledger import BoxEvent, Ledger, Revision
+from wafer.labelling.verdicts import ReviewedBox, reviewed
 from wafer.labelling.verifying import verify_ledger
 
 CLASSES = ClassTable(
@@ -704,6 +705,25 @@ def test_every_box_and_every_no_box_is_in_the_ledger_with_who_and_when(
     assert Ledger(workspace).rebuild().written == 4  # with those of c.png and dev.png, by rule
     assert workspace.label_path("lot2/a.png").read_bytes() == b""
     assert {s.image: len(s.annotations or ()) for s in workspace.samples()}["lot1/a.png"] == 2
+
+
+def test_what_somebody_draws_while_an_import_is_taken_in_is_a_conflict(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = reviewed("lot1/a.png", [ReviewedBox(OTHER, "residue")], state=None)
+    adopt = Ledger.adopt
+
+    def ada_draws_and_adopt(self: Ledger, *, who: str, edited: bool) -> int:
+        Ledger(workspace).record([drawn], who="Ada")
+        return adopt(self, who=who, edited=edited)
+
+    monkeypatch.setattr(Ledger, "adopt", ada_draws_and_adopt)
+    drawing = Drawing("lot1/a.png", (Annotation(BOX, "residue"),))
+    with pytest.raises(ConflictError, match=r"lot1/a\.png was changed meanwhile"):
+        take_in(workspace, [drawing], source="here")
+    assert entries(workspace, "lot1/a.png") == [
+        ("drawn", "human", pytest.approx(OTHER.corners), "Ada", None)
+    ]
 
 
 def test_what_is_replaced_is_named_by_number(workspace: Workspace) -> None:

@@ -222,3 +222,23 @@ def test_a_hosted_model_is_the_teacher_and_nothing_is_trained(easy: Any) -> None
     assert any("may have learnt from the drawn images" in note for note in done.summary.notes)
     assert "(model roboflow:fab/defects/3)" in done.report.read_text()
     assert verify_ledger(workspace).faults == ()
+
+
+def test_a_run_is_not_gone_on_with_where_an_image_has_another_name(easy: Any) -> None:
+    workspace, truth = easy
+    hosted = _Hosted(truth)
+    hosted.answers = 150
+    teacher = HostedTeacher("roboflow:fab/defects/3", hosted)
+    with pytest.raises(ExchangeError, match="no answer"):
+        propagate(workspace, rounds=1, hosted=teacher)
+    hosted.answers = 10**9
+    workspace.image_path("p001.png").rename(workspace.images / "p999.png")
+    truth["p999.png"] = truth.pop("p001.png")
+    head, *rows = workspace.table.read_text().splitlines()
+    rows = sorted(row.replace("p001.png", "p999.png") for row in rows)
+    workspace.table.write_text("\n".join([head, *rows]) + "\n")
+    done = propagate(workspace, rounds=1, hosted=teacher)
+    assert done.folder.name == "yolov5n-002"
+    accepted = [d for d in read_decisions(done.folder / DECISIONS) if d.accepted]
+    assert len(accepted) >= 150
+    assert all(exactly_right(d.boxes, truth[d.image]) for d in accepted)

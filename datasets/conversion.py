@@ -19,7 +19,7 @@ from wafer.datasets.labels_csv import LabelRow, match_rows, read_label_rows, wri
 from wafer.datasets.records import Sample
 from wafer.datasets.scanning import find_files
 from wafer.datasets.settings import FILE_NAME
-from wafer.datasets.workspace import open_workspace
+from wafer.datasets.workspace import TRUSTED, open_workspace, trusted
 
 __all__ = [
     "SOURCE_FORMATS",
@@ -91,8 +91,7 @@ def detect_format(path: Path) -> str:
     Raises:
         WaferError: nothing there, or nothing or more than one format to be seen in it.
     """
-    if not path.exists():
-        raise WaferError(f"{path}: no such file or folder")
+    _check_there(path)
     if path.is_file():
         found = {".json": ["coco"], ".yaml": ["yolo"], ".yml": ["yolo"]}.get(
             path.suffix.lower(), []
@@ -111,6 +110,11 @@ def detect_format(path: Path) -> str:
     )
 
 
+def _check_there(path: Path) -> None:
+    if not path.exists():
+        raise WaferError(f"{path}: no such file or folder")
+
+
 def _looks_yolo(path: Path) -> bool:
     if yolo.data_file(path) is not None or (path / "labels").is_dir():
         return True
@@ -120,9 +124,7 @@ def _looks_yolo(path: Path) -> bool:
         return True
     if not images and any(_holds_boxes(path / name) for name in labels):
         return True
-    return any(
-        yolo.label_file(path / image).relative_to(path).as_posix() in labels for image in images
-    )
+    return any(yolo.label_file(path / image).is_file() for image in images)
 
 
 def _holds_boxes(path: Path) -> bool:
@@ -161,12 +163,13 @@ def read_dataset(
         classes: the class table, where the one of the dataset is not wanted.
 
     Raises:
-        WaferError: an unknown format, or one that cannot be detected.
+        WaferError: nothing there, an unknown format, or one that cannot be detected.
         DataError: all faults of the dataset together.
     """
     name = source_format or detect_format(path)
     if name not in READERS:
         raise WaferError(f"unknown format {name!r}; those that are read: {', '.join(READERS)}")
+    _check_there(path)
     return READERS[name](path, images=images, classes=classes)
 
 
@@ -182,7 +185,9 @@ def convert(
 
     ``classes.yaml`` and, where classes of images, groups or splits are known,
     ``image_labels.csv`` are written too, so that nothing is lost that a format has no place for;
-    of a source they are read, see `table_beside`.
+    of a source they are read, see `table_beside`. No format keeps whose a box is: boxes of a model
+    that no person has confirmed are written with a note, and of val and test not at all, as nothing
+    may be measured by them.
 
     Args:
         source: the folder or file of labels.
@@ -211,7 +216,7 @@ def convert(
     if table is not None:
         known = None if dataset.derived else dataset.classes
         dataset = replace(dataset, samples=join_table(dataset.samples, table, classes=known))
-    dataset = with_none_class(dataset, none_class, source=str(source))
+    dataset = _without_sources(with_none_class(dataset, none_class, source=str(source)))
     _write(dataset, destination, WRITERS[to])
     return ConversionSummary(
         source_format=name,
@@ -221,6 +226,32 @@ def convert(
         classes=dataset.classes.names,
         notes=dataset.notes,
     )
+
+
+def _without_sources(dataset: Dataset) -> Dataset:
+    """Return what can be written of a dataset without saying whose the boxes are, with notes."""
+    measured = {s.image for s in dataset.samples if s.split in ("val", "test") and _doubtful(s)}
+    samples = tuple(
+        replace(s, annotations=None) if s.image in measured else s for s in dataset.samples
+    )
+    doubtful = [sample for sample in samples if _doubtful(sample)]
+    boxes = sum(a.source not in TRUSTED for s in doubtful for a in s.annotations or ())
+    notes = []
+    if doubtful:
+        notes.append(
+            f"{boxes} boxes of {len(doubtful)} images are a model's that no person has confirmed; "
+            "whoever reads this data set takes them for a person's"
+        )
+    if measured:
+        notes.append(
+            f"{len(measured)} images of val and test are written as unlabelled: they have boxes of "
+            "a model that no person has confirmed, and nothing may be measured by these"
+        )
+    return replace(dataset, samples=samples, notes=(*dataset.notes, *notes))
+
+
+def _doubtful(sample: Sample) -> bool:
+    return sample.annotations is not None and not trusted(sample)
 
 
 def table_beside(path: Path) -> Path | None:

@@ -31,6 +31,7 @@ from wafer.datasets.settings import FILE_NAME, checked_settings, read_settings, 
 from wafer.datasets.yolo_view import write_view
 
 __all__ = [
+    "SYNTH_RECORD",
     "Selection",
     "Workspace",
     "create_workspace",
@@ -45,14 +46,16 @@ __all__ = [
 
 TRUSTED = frozenset({"human", "rule", "model+confirmed", "model+edited"})
 TABLE = "image_labels.csv"
+SYNTH_RECORD = "synth.json"  # beside it, truth/ is what `wafer synth` drew
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
     """Where everything of one project lies, and the settings that hold for all of it.
 
-    ``root`` and ``images`` are absolute. ``white_level`` and ``colour`` say how images are
-    decoded, see `wafer.datasets.images.decode_image`.
+    ``root`` and ``images`` are absolute; ``images`` may be away where it was opened without need of
+    them. ``white_level`` and ``colour`` say how images are decoded, see
+    `wafer.datasets.images.decode_image`.
     """
 
     root: Path
@@ -146,8 +149,12 @@ def workspace_folder(start: Path | None = None) -> Path | None:
     return next((each for each in folders if (each / FILE_NAME).is_file()), None)
 
 
-def find_workspace(start: Path | None = None) -> Workspace:
+def find_workspace(start: Path | None = None, *, images_needed: bool = True) -> Workspace:
     """Open the workspace at or above a folder, by default the current one.
+
+    Args:
+        start: the folder.
+        images_needed: as for `open_workspace`.
 
     Raises:
         WorkspaceError: there is none, or its files are broken.
@@ -158,11 +165,16 @@ def find_workspace(start: Path | None = None) -> Workspace:
             f"no {FILE_NAME} in {start or Path.cwd()} or above; make a workspace with "
             "`wafer init`, go into one, or name it with `--workspace DIR`"
         )
-    return open_workspace(folder)
+    return open_workspace(folder, images_needed=images_needed)
 
 
-def open_workspace(root: Path) -> Workspace:
+def open_workspace(root: Path, *, images_needed: bool = True) -> Workspace:
     """Open the workspace of a folder; its labels are read by `Workspace.samples`.
+
+    Args:
+        root: the folder.
+        images_needed: refuse a workspace whose image folder is away. Who needs its models, keys and
+            logs alone goes on without: the share of the images may be away when a server starts.
 
     Raises:
         WorkspaceError: no ``wafer.toml`` or ``classes.yaml``, a broken one, or no image folder.
@@ -173,7 +185,7 @@ def open_workspace(root: Path) -> Workspace:
         raise WorkspaceError(f"{root}: no {FILE_NAME}; make a workspace with `wafer init {root}`")
     settings = read_settings(root / FILE_NAME)
     images = root / settings.images
-    if not images.is_dir():
+    if images_needed and not images.is_dir():
         raise WorkspaceError(
             f"{root / FILE_NAME}: no folder {images}; correct `images` or bring the folder back"
         )
@@ -199,6 +211,7 @@ def create_workspace(
     colour: bool = False,
     group_pattern: str | None = None,
     force: bool = False,
+    synthetic: bool = False,
 ) -> Workspace:
     """Write a workspace: settings, classes, table of images, labels, and a view for YOLO.
 
@@ -214,6 +227,8 @@ def create_workspace(
         group_pattern: regular expression whose group finds lot or wafer in an image's path.
         force: write over a workspace or labels that are there; all old files are kept under
             ``<name>.bak-N``.
+        synthetic: ``synth.json`` and ``truth/`` are those of these images and stay; else they are
+            put aside.
 
     Raises:
         WorkspaceError: there is a workspace or a folder of labels already, the images are in a
@@ -233,7 +248,7 @@ def create_workspace(
     workspace = Workspace(root, images, classes, white_level, colour, group_pattern)
     cache = workspace.image_cache()
     samples = _ruled_samples(samples, images, classes, cache)
-    _keep_files(root)
+    _keep_files(root, synthetic=synthetic)
     classes.write(root / "classes.yaml")
     write_labels(workspace.table, samples)
     cache.save()
@@ -311,13 +326,17 @@ def _ruled(sample: Sample, classes: ClassTable, cache: ImageCache) -> Sample:
     return replace(sample, annotations=annotations)
 
 
-def _keep_files(root: Path) -> None:
+def _keep_files(root: Path, *, synthetic: bool) -> None:
     for name in (FILE_NAME, TABLE, "classes.yaml", "data.yaml"):
         if (root / name).is_file():
             keep_copy(root / name)
     for name in (LEDGER, HEAD):  # it speaks of the labels that are put aside
         if (root / name).is_file():
             put_aside(root / name)
+    if not synthetic and (root / SYNTH_RECORD).is_file():  # they speak of the images drawn before
+        if (root / "truth").is_dir():
+            put_aside(root / "truth")
+        put_aside(root / SYNTH_RECORD)
     (root / FILE_NAME).unlink(missing_ok=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ import yaml
 from wafer.datasets.boxes import box_lines
 from wafer.datasets.classes import ClassTable
 from wafer.datasets.files import write_text
+from wafer.datasets.formats.yolo import label_path
 from wafer.datasets.records import Sample
 
 __all__ = ["link_or_copy", "write_view"]
@@ -65,9 +65,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 def _write_labels(
     image: Path, sample: Sample, classes: ClassTable, image_size: Callable[[str], tuple[int, int]]
 ) -> None:
-    # The rule by which ultralytics finds labels: the last `images` of the path becomes `labels`.
-    here, there = f"{os.sep}images{os.sep}", f"{os.sep}labels{os.sep}"
-    path = Path(there.join(str(image).rsplit(here, 1))).with_suffix(".txt")
+    path = label_path(image)
     path.parent.mkdir(parents=True, exist_ok=True)
     annotations = sample.annotations or ()
     size = image_size(sample.image) if annotations else (1, 1)

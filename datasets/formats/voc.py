@@ -52,6 +52,8 @@ def read(path: Path, *, images: Path | None = None, classes: ClassTable | None =
     finder = ImageNames(names)
     xml_names, bad = find_files(xml_root, suffixes={".xml"})
     faults.found += bad
+    if not xml_names:
+        faults.add(xml_root, "no XML file in this folder", "name the folder that holds them")
     table = classes or classes_beside(base)
     labels: dict[str, tuple[Annotation, ...]] = {}
     for name in xml_names:

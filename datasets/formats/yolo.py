@@ -12,6 +12,7 @@ import yaml
 
 from wafer.datasets.boxes import box_lines, parse_boxes
 from wafer.datasets.classes import NAMES_FILE, ClassTable, listed_names
+from wafer.datasets.errors import DataError, Fault
 from wafer.datasets.formats.dataset import (
     SPLIT_NAMES,
     Dataset,
@@ -26,7 +27,7 @@ from wafer.datasets.records import SPLITS, Annotation, Sample, Split
 from wafer.datasets.scanning import find_files, stem_faults
 from wafer.datasets.yaml_document import NotYamlError, yaml_document
 
-__all__ = ["data_file", "label_file", "read", "write"]
+__all__ = ["data_file", "label_file", "label_path", "read", "write"]
 
 KEYS: Mapping[str, Split] = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 # Text files that labelling tools leave beside labels.
@@ -64,7 +65,8 @@ def read(path: Path, *, images: Path | None = None, classes: ClassTable | None =
     for image, label in found.labels.items():
         boxes, polygons = _read_labels(found.root / image, label, names, faults)
         annotations[image], outlines = boxes, outlines + polygons
-    if not _check_orphans(found, faults) and all(a is None for a in annotations.values()):
+    used = [image for image, boxes in annotations.items() if boxes is not None]
+    if not _check_orphans(found, used, faults) and not used:
         _check_unused(base, found, faults)
     faults.raise_any()
     samples = [
@@ -323,15 +325,31 @@ def _listed_images(place: Path, faults: Faults) -> list[Path]:
 
 
 def label_file(image: Path) -> Path:
-    """Return where the labels of an image are: the last folder ``images`` becomes ``labels``.
+    """Return where the labels of an image are: at `label_path`, or beside the image.
 
-    Where there is no such folder, they are beside the image.
+    They are beside it where there is no folder ``labels`` to look into.
     """
-    parts = image.parts
-    last = max((i for i, part in enumerate(parts[:-1]) if part == "images"), default=None)
-    if last is not None and Path(*parts[:last], "labels").is_dir():
-        return Path(*parts[:last], "labels", *parts[last + 1 :]).with_suffix(".txt")
+    folder = _images_folder(image)
+    if folder is not None and folder.with_name("labels").is_dir():
+        return label_path(image)
     return image.with_suffix(".txt")
+
+
+def label_path(image: Path) -> Path:
+    """Return where YOLO looks for labels: the last folder ``images`` becomes ``labels``.
+
+    Example:
+        >>> label_path(Path("images/train/lot1/images/a.png")).as_posix()
+        'images/train/lot1/labels/a.txt'
+    """
+    folder = _images_folder(image)
+    if folder is None:
+        return image.with_suffix(".txt")
+    return (folder.with_name("labels") / image.relative_to(folder)).with_suffix(".txt")
+
+
+def _images_folder(image: Path) -> Path | None:
+    return next((folder for folder in image.parents if folder.name == "images"), None)
 
 
 def _names(
@@ -404,17 +422,46 @@ def _read_labels(
     return tuple(boxes), sum(len(line.split()) > 5 for line in text.splitlines())
 
 
-def _check_orphans(found: _Found, faults: Faults) -> bool:
-    """Note the label files beside those of the images that belong to no image, if there are any."""
+def _check_orphans(found: _Found, used: Iterable[str], faults: Faults) -> bool:
+    """Note the label files that belong to no image, if there are any.
+
+    They are looked for beside those that images have or would have, and in all of a folder of
+    labels that mirrors one of images.
+    """
     known = set(found.labels.values())
-    before = len(faults.found)
-    for folder in sorted({label.parent for label in known}):
-        for name in find_files(folder, suffixes={".txt"})[0]:
-            label = folder / name
-            if "/" not in name and label not in known and _is_label(label):
-                problem = "labels of an image that is not there"
-                faults.add(label, problem, "remove it, or add its image")
-    return len(faults.found) > before
+    labels = set()
+    for folder in {label.parent for label in known}:
+        labels |= {folder / name for name in _texts(folder) if "/" not in name}
+    for images, folder in {_mirrored(found, image) for image in used}:
+        if images != folder:
+            labels |= _without_image(folder, images, known)
+    orphans = sorted(label for label in labels - known if _is_label(label))
+    for label in orphans:
+        faults.add(label, "labels of an image that is not there", "remove it, or add its image")
+    return bool(orphans)
+
+
+def _texts(folder: Path) -> tuple[str, ...]:
+    return find_files(folder, suffixes={".txt"})[0]
+
+
+def _mirrored(found: _Found, image: str) -> tuple[Path, Path]:
+    """Return the topmost folders below which an image and its labels have the same path."""
+    images, labels = (found.root / image).parent, found.labels[image].parent
+    while images != found.root and images.name == labels.name:
+        images, labels = images.parent, labels.parent
+    return images, labels
+
+
+def _without_image(folder: Path, images: Path, known: Collection[Path]) -> set[Path]:
+    """Return the unknown text files of a folder of labels, but those of images not asked for."""
+    names = [name for name in _texts(folder) if folder / name not in known]
+    if not names:
+        return set()
+    there = {
+        PurePosixPath(i).with_suffix(".txt") for i in find_files(images, suffixes=IMAGE_SUFFIXES)[0]
+    }
+    return {folder / name for name in names if PurePosixPath(name) not in there}
 
 
 def _check_unused(base: Path, found: _Found, faults: Faults) -> None:
@@ -422,7 +469,7 @@ def _check_unused(base: Path, found: _Found, faults: Faults) -> None:
 
     Else a folder that is named amiss would make all images ones that nobody looked at.
     """
-    names = [n for n in find_files(base, suffixes={".txt"})[0] if _is_label(base / n)]
+    names = [name for name in _texts(base) if _is_label(base / name)]
     if found.labels and names:
         problem = f"{len(names)} label files such as {names[0]}, but none for an image below "
         remedy = "name the image folder whose paths the labels follow"
@@ -440,21 +487,26 @@ def _is_label(file: Path) -> bool:
 def write(dataset: Dataset, folder: Path) -> Mapping[str, str]:
     """Write ``images/<split>``, ``labels/<split>`` and ``data.yaml``; without splits no subfolders.
 
-    Once any image has a split, those without one are ``unused``. An image nobody looked at has no
-    label file, one without a defect an empty one.
+    Labels lie where YOLO looks for them, see `label_path`. Once any image has a split, those
+    without one are ``unused``. An image nobody looked at has no label file, one without a defect an
+    empty one.
 
     Returns:
         The path of each image below the new image folder.
+
+    Raises:
+        DataError: images whose labels would be one file.
     """
     places = _places(dataset.samples)
+    labels = _label_paths(places, folder / "images")
     for sample in dataset.samples:
-        source = dataset.root / sample.image
+        source, label = dataset.root / sample.image, labels[sample.image]
         place_image(source, folder / "images" / places[sample.image])
+        # Without its folder, labels would be looked for beside the image, where others' may be.
+        label.parent.mkdir(parents=True, exist_ok=True)
         if sample.annotations is None:
             continue
         size = image_size(source) if sample.annotations else (1, 1)
-        label = (folder / "labels" / places[sample.image]).with_suffix(".txt")
-        label.parent.mkdir(parents=True, exist_ok=True)
         text = box_lines(sample.annotations, classes=dataset.classes, size=size)
         label.write_text(text, encoding="utf-8")
     (folder / "labels").mkdir(parents=True, exist_ok=True)
@@ -468,6 +520,22 @@ def _places(samples: Sequence[Sample]) -> dict[str, str]:
     if not split or all(s.image.startswith(f"{s.split}/") for s in split):
         return {sample.image: sample.image for sample in samples}
     return {s.image: f"{s.split or 'unused'}/{s.image}" for s in samples}
+
+
+def _label_paths(places: Mapping[str, str], images: Path) -> dict[str, Path]:
+    """Return the label file of each image, which folders `images` and `labels` can make one."""
+    labels = {image: label_path(images / place) for image, place in places.items()}
+    first: dict[Path, str] = {}
+    faults = []
+    for image, label in labels.items():
+        other = first.setdefault(label, image)
+        if other != image:
+            problem = f"YOLO would look for its labels and for those of {other} in one file"
+            remedy = "rename the folder `images` of one of them"
+            faults.append(Fault(file=image, problem=problem, remedy=remedy))
+    if faults:
+        raise DataError(faults)
+    return labels
 
 
 def _data_yaml(dataset: Dataset) -> str:

@@ -27,12 +27,15 @@ from wafer.datasets.boxes import box_lines, parse_boxes
 from wafer.datasets.classes import paper_classes
 from wafer.datasets.errors import DataError, Fault, WorkspaceError
 from wafer.datasets.files import write_bytes, write_text
+from wafer.datasets.keeping import put_aside
+from wafer.datasets.ledger import HEAD, LEDGER
 from wafer.datasets.reading import label_name
 from wafer.datasets.records import Annotation, Sample
+from wafer.datasets.settings import FILE_NAME, read_settings
 from wafer.datasets.splits import split_samples
 from wafer.datasets.synthetic.labels import blur_labels, keep_share
 from wafer.datasets.synthetic.plan import SampleSpec, class_counts, plan_samples
-from wafer.datasets.workspace import Workspace, create_workspace, open_workspace
+from wafer.datasets.workspace import SYNTH_RECORD, Workspace, create_workspace, open_workspace
 
 __all__ = ["generate_workspace"]
 
@@ -41,11 +44,9 @@ log = logging.getLogger(__name__)
 GENERATOR = 2
 """Raised whenever equal arguments no longer give equal images."""
 
-RECORD = "synth.json"
-DERIVED = (
-    *("labels", ".cache", "image_labels.csv", "classes.yaml", "data.yaml"),
-    *("ledger.jsonl", "ledger.head"),
-)
+DERIVED = ("labels", ".cache", "image_labels.csv", "classes.yaml", "data.yaml")
+# What people may have changed; the mark of completeness is the first to go.
+KEPT = (FILE_NAME, LEDGER, HEAD, "labels", "image_labels.csv", "classes.yaml", "data.yaml")
 CHUNK = 4
 
 # Of malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD (32 MB is its maximum), bytes.
@@ -91,12 +92,13 @@ def generate_workspace(
         tools: models of review tools (optics and noise) to draw from; None is all.
         processes: number of processes; None takes one per processor.
         progress: called with (images done, images in all) after each image.
-        force: replace an earlier synthetic workspace of other arguments.
+        force: replace an earlier synthetic workspace of other arguments: its images are drawn anew,
+            what people may have changed is put aside under ``<name>.bak-N``, all else stays.
 
     Raises:
         DataError: arguments outside their range; nothing is written.
-        WorkspaceError: the folder holds files of other origin, or of other arguments without
-            ``force``.
+        WorkspaceError: the folder holds files of other origin or a workspace of other images;
+            without ``force``, files of other arguments; with it, images that were not drawn.
     """
     _check_shares(seed_fraction, label_noise, processes)
     numbers = class_counts(counts, images=images)
@@ -117,7 +119,10 @@ def generate_workspace(
     samples = blur_labels(samples, share=label_noise, size=size, seed=seed)
     samples = keep_share(samples, share=seed_fraction, seed=seed)
     _clear(root, DERIVED)  # a run killed while it wrote these left some of them
-    return create_workspace(root, images=root / "images", classes=paper_classes(), samples=samples)
+    drawn = root / "images"
+    return create_workspace(
+        root, images=drawn, classes=paper_classes(), samples=samples, synthetic=True
+    )
 
 
 def _record(
@@ -144,33 +149,57 @@ def _claim(root: Path, record: Mapping[str, object], *, force: bool) -> bool:
     """Make the folder ours; return True if it already holds this very workspace, finished."""
     if root.exists() and not root.is_dir():
         raise WorkspaceError(f"{root} is a file; name a new folder")
-    leftovers = f".{RECORD}.tmp-"  # of a run killed in its first moment
+    leftovers = f".{SYNTH_RECORD}.tmp-"  # of a run killed in its first moment
     if not root.is_dir() or all(path.name.startswith(leftovers) for path in root.iterdir()):
-        write_text(root / RECORD, json.dumps(record, indent=1) + "\n")
+        write_text(root / SYNTH_RECORD, json.dumps(record, indent=1) + "\n")
         return False
     before = _read_record(root)
+    _check_workspace(root)
     if before == json.loads(json.dumps(record)):
-        return (root / "wafer.toml").exists()
+        return (root / FILE_NAME).exists()
     if not force:
         keys = sorted(key for key in record if before.get(key) != record[key])
         raise WorkspaceError(
             f"{root} holds synthetic images of other arguments ({', '.join(keys)} differ); "
             "name another folder, or let `wafer synth --force` replace them"
         )
-    # The mark of completeness goes first; runs and models stay.
-    _clear(root, ("wafer.toml", *DERIVED, "images", "truth"))
-    write_text(root / RECORD, json.dumps(record, indent=1) + "\n")
+    _check_drawn(root)
+    for path in (root / name for name in KEPT):
+        if path.exists():
+            put_aside(path)
+    _clear(root, (".cache", "images", "truth"))  # truth/ last: it tells which images are drawn
+    write_text(root / SYNTH_RECORD, json.dumps(record, indent=1) + "\n")
     return False
 
 
 def _read_record(root: Path) -> dict[str, object]:
     try:
-        record = json.loads((root / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((root / SYNTH_RECORD).read_text(encoding="utf-8"))
     except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
         record = None
     if not isinstance(record, dict):
         raise WorkspaceError(f"{root} holds files that are not of `synth`; name a new folder")
     return record
+
+
+def _check_workspace(root: Path) -> None:
+    """Refuse a workspace that somebody made of other images in the folder of drawn ones."""
+    if not (root / FILE_NAME).exists():
+        return
+    images = root / read_settings(root / FILE_NAME).images
+    if images.resolve() != (root / "images").resolve():
+        raise WorkspaceError(f"{root} is a workspace of the images in {images}; name a new folder")
+
+
+def _check_drawn(root: Path) -> None:
+    """Refuse to clear a folder of images where any was not drawn, and so has no boxes in truth/."""
+    drawn = {f"{path.stem}.jpg" for path in root.glob("truth/*.txt")}
+    others = {path.name for path in root.glob("images/*")} - drawn
+    others -= {path.name for path in root.glob("images/.*.tmp-*")}  # of a killed run
+    if others:
+        raise WorkspaceError(
+            f"{root / 'images' / min(others)} is not of `synth`; take it away, or name a new folder"
+        )
 
 
 def _clear(root: Path, names: Sequence[str]) -> None:

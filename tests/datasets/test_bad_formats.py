@@ -103,6 +103,29 @@ def test_yolo_labels_without_an_image_and_names_that_disagree(root: Path) -> Non
     assert "labels/gone.txt: labels of an image that is not there" in faults[1]
 
 
+@pytest.mark.parametrize("lost", ["labels/Lot2", "labels/old/deep", "labels/lot1/lot2"])
+def test_yolo_labels_in_a_folder_that_no_image_has(root: Path, lost: str) -> None:
+    for lot in ("lot1", "lot2"):
+        (root / "images" / lot).mkdir()
+        Image.new("L", (100, 50)).save(root / "images" / lot / "b.png")
+    (root / "labels" / "lot1").mkdir(parents=True)
+    (root / "labels" / "lot1" / "b.txt").write_text("0 .5 .5 .1 .1\n")
+    (root / lost).mkdir(parents=True)
+    (root / lost / "b.txt").write_text("")
+    (root / lost / "c.txt").write_text("0 .5 .5 .1 .1\n")
+    (root / lost / "readme.txt").write_text("3 images of lot 2\n")
+    expected = [
+        f"{root}/{lost}/{name}.txt: labels of an image that is not there; remove it, or add its "
+        "image"
+        for name in "bc"
+    ]
+    assert faults_of(root, "yolo", KNOWN) == expected
+    for boxes, images in ((root, "images"), (root / "labels", "images"), (root, ".")):
+        with pytest.raises(DataError) as caught:
+            read_dataset(boxes, source_format="yolo", images=root / images, classes=KNOWN)
+        assert [str(fault) for fault in caught.value.faults] == expected
+
+
 @pytest.mark.parametrize("place", [".", "labels", "labels/lot1"])
 def test_a_list_of_names_that_contradicts(root: Path, place: str) -> None:
     (root / "images" / "lot1").mkdir()
@@ -183,6 +206,14 @@ def test_voc_files(root: Path, text: str, message: str) -> None:
     (root / "annotations" / "a.xml").write_text(text)
     [fault] = faults_of(root, "voc", KNOWN)
     assert message in fault
+
+
+def test_voc_without_any_file(root: Path) -> None:
+    (root / "annotations").mkdir()
+    [fault] = faults_of(root, "voc", KNOWN)
+    assert fault == (
+        f"{root}/annotations: no XML file in this folder; name the folder that holds them"
+    )
 
 
 def test_voc_files_and_lists_of_images_that_are_not_there(root: Path) -> None:
@@ -293,6 +324,7 @@ def test_no_image_and_a_bad_image(tmp_path: Path, source_format: str) -> None:
 
 def test_a_data_set_without_a_class_says_so(root: Path) -> None:
     (root / "annotations").mkdir()
+    (root / "annotations" / "a.xml").write_text("<annotation/>")
     [fault] = faults_of(root, "voc")
     assert "no class and no box in it; write the classes into a file and name it" in fault
 

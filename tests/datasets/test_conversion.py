@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ from wafer.datasets.classes import ClassTable, DefectClass
 from wafer.datasets.conversion import convert, detect_format, read_dataset
 from wafer.datasets.errors import DataError, WaferError, WorkspaceError
 from wafer.datasets.formats.dataset import derive_classes
-from wafer.datasets.records import Annotation, Box, Sample
+from wafer.datasets.ledger import GENESIS, HEAD, LEDGER, Entry, entry_line
+from wafer.datasets.records import Annotation, Box, Sample, Source
 from wafer.datasets.workspace import create_workspace
 
 CLASSES = ClassTable(
@@ -112,6 +114,74 @@ def test_a_part_of_a_workspace_is_not_converted_without_its_classes(
     assert not (tmp_path / "out").exists()
 
 
+def with_sources(root: Path, sources: dict[str, Source]) -> Path:
+    """Return a workspace whose ledger names the source of the one box of some images."""
+    lines, digest = b"", GENESIS
+    for number, (image, source) in enumerate(sources.items(), 1):
+        entry = Entry(
+            number=number,
+            time="2026-11-26T12:00:00+00:00",
+            who="test",
+            image=image,
+            image_sha256="0" * 64,
+            size=(100, 50),
+            revision=1,
+            part=0,
+            parts=1,
+            decision="confirmed" if source == "model+confirmed" else "accepted",
+            box=SCRATCH.box.corners,
+            class_name="scratch",
+            source=source,
+        )
+        line, digest = entry_line(entry, before=digest)
+        lines += line
+    (root / LEDGER).write_bytes(lines)
+    head = {"count": len(sources), "hash": digest, "settled": len(sources)}
+    (root / HEAD).write_text(json.dumps(head))
+    return root
+
+
+@pytest.mark.parametrize("to", ["yolo", "coco", "voc"])
+def test_boxes_that_no_person_has_seen_are_named_and_measure_nothing(
+    tmp_path: Path, to: str
+) -> None:
+    root, drawn = tmp_path / "source", Annotation(Box(50, 5, 60, 15), "scratch")
+    samples = [
+        Sample("drawn.png", "scratch", (SCRATCH,), None, "val"),
+        Sample("confirmed.png", "scratch", (SCRATCH,), None, "test"),
+        Sample("train.png", "scratch", (SCRATCH, drawn), None, "train"),
+        Sample("unused.png", "scratch", (SCRATCH,), None, "unused"),
+        Sample("val.png", "scratch", (SCRATCH, drawn), None, "val"),
+        Sample("test.png", "scratch", (SCRATCH,), None, "test"),
+    ]
+    (root / "images").mkdir(parents=True)
+    for sample in samples:
+        Image.new("L", (100, 50)).save(root / "images" / sample.image)
+    create_workspace(root, images=root / "images", classes=CLASSES, samples=samples)
+    models = ("train.png", "unused.png", "val.png", "test.png")
+    with_sources(root, {"confirmed.png": "model+confirmed", **dict.fromkeys(models, "model")})
+    done = convert(root, tmp_path / "out", to=to)
+    assert done.notes == (
+        "2 boxes of 2 images are a model's that no person has confirmed; whoever reads this data "
+        "set takes them for a person's",
+        "2 images of val and test are written as unlabelled: they have boxes of a model that no "
+        "person has confirmed, and nothing may be measured by these",
+    )
+    assert (done.images, done.boxes, done.unlabelled) == (6, 5, 2)
+    boxes = {
+        Path(s.image).name: s.annotations and len(s.annotations)
+        for s in read_dataset(tmp_path / "out").samples
+    }
+    assert boxes == {
+        "drawn.png": 1,
+        "confirmed.png": 1,
+        "train.png": 2,
+        "unused.png": 1,
+        "val.png": None,
+        "test.png": None,
+    }
+
+
 @pytest.mark.parametrize(("to", "message"), [("cvat", "yolo, coco, voc"), ("YOLO", "yolo, coco")])
 def test_an_unknown_target_names_the_known_ones(
     tmp_path: Path, source: Path, to: str, message: str
@@ -152,6 +222,24 @@ def test_a_format_is_not_guessed(tmp_path: Path) -> None:
         detect_format(tmp_path)
     with pytest.raises(WaferError, match="no such file or folder"):
         detect_format(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("source_format", ["yolo", "coco", "voc", "workspace", None])
+def test_a_path_that_is_not_there_is_no_empty_dataset(
+    tmp_path: Path, source_format: str | None
+) -> None:
+    Image.new("L", (100, 50)).save(tmp_path / "a.png")
+    with pytest.raises(WaferError, match=r"gone: no such file or folder"):
+        read_dataset(tmp_path / "gone", source_format=source_format, images=tmp_path)
+
+
+def test_the_folder_of_images_tells_the_format(tmp_path: Path) -> None:
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    Image.new("L", (100, 50)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "labels" / "a.txt").write_text("0 .5 .5 .1 .1")
+    assert detect_format(tmp_path / "images") == "yolo"
+    assert convert(tmp_path / "images", tmp_path / "out", to="voc").boxes == 1
 
 
 def test_the_paths_of_single_files_tell_the_format(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from wafer.datasets import DataError, WorkspaceError
 from wafer.datasets.classes import paper_classes
 from wafer.datasets.images import decode_image
+from wafer.datasets.initialisation import initialise
 from wafer.datasets.synthetic import plan_samples
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.synthetic.sheets import contact_sheet
@@ -267,6 +269,74 @@ def test_other_arguments_are_refused_without_force(tmp_path: Path) -> None:
     )
     assert [sample.image_class for sample in second.samples()] == ["BEOL"] * 5
     assert (first.runs / "yolov5n-001").is_dir()
+
+
+def _drawn_on(root: Path) -> Workspace:
+    """Return a synthetic workspace in which a person has deleted a box and named a class."""
+    made = generate_workspace(root, counts={"particle": 4}, size=64, processes=1)
+    sample = made.samples()[0]
+    made.label_path(sample.image).write_text("", encoding="utf-8")
+    table = made.table.read_text(encoding="utf-8")
+    made.table.write_text(table.replace("particle", "scratch", 1), encoding="utf-8")
+    (made.root / "notes.txt").write_text("mine", encoding="utf-8")
+    return made
+
+
+def test_force_keeps_what_people_may_have_changed(tmp_path: Path) -> None:
+    made = _drawn_on(tmp_path / "w")
+    before = _digests(made.root)
+    generate_workspace(made.root, counts={"BEOL": 5}, size=64, processes=1, force=True)
+    after = _digests(made.root)
+    kept = {name: digest for name, digest in before.items() if name.startswith("labels/")}
+    assert len(kept) == 4
+    for name, digest in kept.items():
+        assert after[name.replace("labels/", "labels.bak-1/")] == digest
+    for name in ("image_labels.csv", "classes.yaml", "wafer.toml"):
+        assert after[f"{name}.bak-1"] == before[name]
+    assert after["notes.txt"] == before["notes.txt"]
+    old, new = (
+        {digest for name, digest in digests.items() if name.startswith("images/")}
+        for digests in (before, after)
+    )
+    assert (len(old), len(new), old & new) == (4, 5, set())
+
+
+def test_images_that_were_not_drawn_are_refused_even_with_force(tmp_path: Path) -> None:
+    made = _drawn_on(tmp_path / "w")
+    (made.images / ".0123.jpg.tmp-abc").write_bytes(b"half an ima")  # of a killed run
+    (made.images / "mine.png").write_bytes(b"mine")
+    before = _digests(made.root)
+    with pytest.raises(WorkspaceError, match=r"images/mine.png is not of `synth`; take it away"):
+        generate_workspace(made.root, counts={"BEOL": 5}, size=64, processes=1, force=True)
+    assert _digests(made.root) == before
+    (made.images / "mine.png").unlink()
+    generate_workspace(made.root, counts={"BEOL": 5}, size=64, processes=1, force=True)
+    assert len(list(made.images.iterdir())) == 5
+
+
+def test_a_workspace_of_other_images_is_none_of_synth(tmp_path: Path) -> None:
+    made = _drawn_on(tmp_path / "w")
+    outer = Path(shutil.copytree(made.images, tmp_path / "outer"))
+    rows = [f"{path.name},mine,train" for path in outer.iterdir()]
+    table = tmp_path / "outer.csv"
+    table.write_text("\n".join(["image,class,split", *rows]), encoding="utf-8")
+    record, truth = (made.root / "synth.json").read_bytes(), _digests(made.truth)
+    own = initialise(made.root, images=outer, image_labels=table, force=True).workspace
+    assert (own.root / "synth.json.bak-1").read_bytes() == record
+    assert _digests(own.root / "truth.bak-1") == truth
+    assert own.true_samples() == own.samples()
+    assert {sample.image_class for sample in own.samples()} == {"mine"}
+    before = _digests(own.root)
+    for force in (False, True):
+        with pytest.raises(WorkspaceError, match="holds files that are not of `synth`"):
+            generate_workspace(own.root, counts={"particle": 4}, size=64, force=force)
+    # As older versions left it.
+    (own.root / "synth.json").write_bytes(record)
+    for counts in ({"particle": 4}, {"BEOL": 5}):
+        with pytest.raises(WorkspaceError, match=r"is a workspace of the images in .*outer; name"):
+            generate_workspace(own.root, counts=counts, size=64, force=True)
+    (own.root / "synth.json").unlink()
+    assert _digests(own.root) == before
 
 
 def test_the_record_names_the_arguments(made: Workspace) -> None:

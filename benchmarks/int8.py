@@ -62,11 +62,7 @@ def _print_answers(workspace: Workspace, split: str, f32: Bundle, int8: Bundle) 
         if sample.split == split
     }
     before, after = (_answers(workspace, list(truth), bundle) for bundle in (f32, int8))
-    shift = shift_between(
-        truth.values(),
-        [answer.class_name for answer in before],
-        [answer.class_name for answer in after],
-    )
+    shift = shift_between(truth.values(), before, after, classes=f32.classes)
     ious = [a.box.iou(b.box) for a, b in zip(before, after, strict=True) if a.box and b.box]
     apart = [abs(a.confidence - b.confidence) for a, b in zip(before, after, strict=True)]
     sys.stdout.write(

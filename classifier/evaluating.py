@@ -12,8 +12,8 @@ from wafer.classifier.loading import load_classifier, model_file
 from wafer.datasets.errors import DataError, Fault
 from wafer.datasets.records import Sample, Split
 from wafer.datasets.seen import seen_before
-from wafer.datasets.workspace import Workspace, dataset_hash
-from wafer.evaluation.answers import NO_TRUTH, SEVERAL_CLASSES
+from wafer.datasets.workspace import Workspace, dataset_hash, trusted
+from wafer.evaluation.answers import NO_TRUTH, SEVERAL_CLASSES, UNTRUSTED_BOXES
 from wafer.evaluation.records import Prediction
 from wafer.evaluation.report import Evaluated, report_on
 from wafer.evaluation.results import Evaluation, evaluate
@@ -117,16 +117,26 @@ def measure_answers(
 
 
 def _samples(workspace: Workspace, split: str) -> tuple[tuple[Sample, ...], dict[str, int]]:
-    wanted: tuple[Split, ...] = ("train", "val", "test")
-    everything = workspace.true_samples()
-    parts = [choose_images(workspace, everything, s) for s in wanted if split in (s, "all")]
+    """Return the samples of one true class, and how many others there are, by reason.
+
+    Boxes of a model are no truth, in train neither, where a training learns from them.
+    """
+    splits: tuple[Split, ...] = ("train", "val", "test")
+    wanted = [s for s in splits if split in (s, "all")]
+    everything = [sample for sample in workspace.true_samples() if sample.split in wanted]
+    told = [s for s in everything if s.image_class or s.annotations is None or trusted(s)]
+    parts = [choose_images(workspace, told, s) for s in wanted]
     samples = tuple(sample for part in parts for sample in part.samples)
     if not samples:
         problem = f"no image of a known class in the split {split}"
         remedy = "give images a class in image_labels.csv, or run `wafer split`"
         raise DataError([Fault(file=str(workspace.root), problem=problem, remedy=remedy)])
     several, no_truth = sum(p.several for p in parts), sum(p.no_truth for p in parts)
-    return samples, {SEVERAL_CLASSES: several, NO_TRUTH: no_truth}
+    return samples, {
+        SEVERAL_CLASSES: several,
+        NO_TRUTH: no_truth,
+        UNTRUSTED_BOXES: len(everything) - len(told),
+    }
 
 
 def _predictions(

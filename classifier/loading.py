@@ -33,11 +33,15 @@ class ClassifierEngine:
         self._temperature = temperature
 
     def infer(self, images: Images, /) -> TopOne:
-        """Return the calibrated probability of each class, and features of length 1."""
+        """Return the calibrated probability of each class, and features of length 1.
+
+        In float32, as bundles answer: the thresholds of `--reject` are fitted on such numbers, and
+        one of 0 for ``softmax`` would reject a confidence that is below 1 in float64 alone.
+        """
         if self._network is None:
             raise ValueError("this engine was closed")
         logits, features = self._network.look(images)
-        found = probabilities(logits, temperature=self._temperature)
+        found = probabilities(logits, temperature=self._temperature).astype(np.float32)
         frame = np.array([0, 0, images.shape[2], images.shape[1]], np.float32)
         direction = unit_length(features).astype(np.float32)
         return TopOne.of(np.tile(frame, (len(images), 1)), found, direction)

@@ -21,13 +21,14 @@ from wafer.classifier.models import STATE, Logits, Progress, Sampler, Settings, 
 from wafer.classifier.names import CLASSIFIERS, NETWORKS
 from wafer.classifier.pretrained import Pretrained, first_weights
 from wafer.datasets.classes import ClassTable
-from wafer.datasets.errors import TrainingError
+from wafer.datasets.errors import DataError, Fault, TrainingError
 from wafer.datasets.files import sha256_file
 from wafer.datasets.runs import MODEL_FILE, Run, TrainedRun, locked, open_run
 from wafer.datasets.seen import write_seen
 from wafer.datasets.workspace import Workspace, dataset_hash
 from wafer.evaluation.calibration import killer_escape_limit
 from wafer.evaluation.temperature import fit_temperature, log_loss, probabilities
+from wafer.inference.bundle import TOLERANCES
 from wafer.inference.devices import torch_device
 from wafer.weights.checkpoint import save_checkpoint
 from wafer.weights.decision_rule import DecisionRule
@@ -37,6 +38,7 @@ __all__ = [
     "LAST_FILE",
     "ClassifierArguments",
     "Plan",
+    "fit_decision",
     "plan_notes",
     "plan_training",
     "run_training",
@@ -211,6 +213,7 @@ def run_training(
         bundle: whether a bundle is made of a network at the end.
         progress: called after every batch.
     """
+    train, val = _load(workspace, plan)
     run, resumed = open_run(
         runs, model=plan.model, arguments=plan.arguments, dataset_hash=plan.dataset_hash
     )
@@ -218,10 +221,9 @@ def run_training(
         libraries = {name: version(name) for name in LIBRARIES}
         run.update(versions={**run.record["versions"], **libraries})
         write_seen(workspace, plan.train.samples, run.folder, start=plan.start)
-        size = plan.settings.image_size
         task = Task(
-            train=load_images(workspace, plan.train, image_size=size),
-            val=load_images(workspace, plan.val, image_size=size),
+            train=train,
+            val=val,
             classes=len(workspace.classes),
             settings=plan.settings,
             start=plan.start,
@@ -232,6 +234,20 @@ def run_training(
         )
         metrics = _fit(run, task, workspace=workspace, bundle=bundle)
     return TrainedRun(run.folder, resumed, metrics, plan_notes(workspace.classes, plan))
+
+
+def _load(workspace: Workspace, plan: Plan) -> list[LabelledImages]:
+    """Return the images of train and of val; those that cannot be decoded are named together."""
+    loaded: list[LabelledImages] = []
+    faults: list[Fault] = []
+    for chosen in (plan.train, plan.val):
+        try:
+            loaded.append(load_images(workspace, chosen, image_size=plan.settings.image_size))
+        except DataError as error:
+            faults += error.faults
+    if faults:
+        raise DataError(faults)
+    return loaded
 
 
 def plan_notes(classes: ClassTable, plan: Plan) -> tuple[str, ...]:
@@ -283,7 +299,7 @@ def _save(
         image_size=task.settings.image_size,
         channels=channels,
         white_level=workspace.white_level,
-        decision=_decision(logits, temperature, task.val, workspace.classes),
+        decision=fit_decision(logits, temperature, task.val, workspace.classes),
         dataset_hash=record["dataset_hash"],
         training=record["arguments"],
         versions=record["versions"],
@@ -295,17 +311,20 @@ def _save(
     return metrics, temperature
 
 
-def _decision(
+def fit_decision(
     logits: Logits, temperature: float, val: LabelledImages, classes: ClassTable
 ) -> DecisionRule:
-    """Return the P(defect) from which on "no defect" goes to review, where a class is a killer."""
+    """Return the P(defect) from which on "no defect" goes to review, where a class is a killer.
+
+    An engine that runs a bundle may give each killer image less by the tolerance of scores.
+    """
     killers = [position for position, c in enumerate(classes) if c.killer]
     if classes.none_class is None or not killers:
         return DecisionRule()
     none = classes.names.index(classes.none_class.name)
     defect = 1 - probabilities(logits, temperature=temperature)[:, none]
-    escaping = defect[np.isin(val.labels, killers)].tolist()
-    return DecisionRule(none_review_above=killer_escape_limit(escaping))
+    lowest = np.maximum(defect[np.isin(val.labels, killers)] - TOLERANCES["f32"].score, 0)
+    return DecisionRule(none_review_above=killer_escape_limit(lowest.tolist()))
 
 
 def _start(model: str, pretrained: Pretrained | None) -> Path | None:

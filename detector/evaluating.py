@@ -13,6 +13,7 @@ from wafer.datasets.seen import seen_before
 from wafer.datasets.workspace import Workspace, dataset_hash, trusted
 from wafer.detector.loading import Detector, choose_model, load_detector
 from wafer.detector.prediction import Scored, score_samples
+from wafer.evaluation.answers import UNTRUSTED_BOXES
 from wafer.evaluation.records import Prediction
 from wafer.evaluation.report import Evaluated, report_on
 from wafer.evaluation.results import evaluate
@@ -102,7 +103,7 @@ def _samples(workspace: Workspace, split: Split) -> tuple[tuple[Sample, ...], di
             unlabelled += 1
         else:
             untrusted += 1
-    excluded = {"excluded_unlabelled": unlabelled, "excluded_untrusted_boxes": untrusted}
+    excluded = {"excluded_unlabelled": unlabelled, UNTRUSTED_BOXES: untrusted}
     return tuple(chosen), excluded
 
 

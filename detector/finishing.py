@@ -23,6 +23,7 @@ from wafer.detector.trainer import BEST, LAST, STATE, read_state
 from wafer.detector.ultralytics_adapter import VERSION, DetectionModel
 from wafer.evaluation.calibration import fit_platt, killer_escape_limit
 from wafer.evaluation.detection import average_precision
+from wafer.inference.bundle import TOLERANCES
 from wafer.weights.checkpoint import save_checkpoint
 from wafer.weights.decision_rule import DecisionRule
 from wafer.weights.loading import Tensors
@@ -126,7 +127,8 @@ def fit_decision(
 ) -> DecisionRule:
     """Fit P(defect) over the best score on validation images, and the limit for killers.
 
-    Without a ``none`` class, or without images of it, there is nothing to fit.
+    Without a ``none`` class, or without images of it, there is nothing to fit. An engine that runs
+    a bundle may give each killer image a lower score, by its tolerance: the limit is that of these.
     """
     if classes.none_class is None:
         return DecisionRule()
@@ -137,7 +139,8 @@ def fit_decision(
     if platt is None:
         return DecisionRule()
     killers = {c.name for c in classes if c.killer}
-    escaping = [platt.probability(score) for score, names in known if names & killers]
+    lowest = [score - TOLERANCES["f32"].score for score, names in known if names & killers]
+    escaping = [platt.probability(max(0.0, score)) for score in lowest]
     limit = killer_escape_limit(escaping) if killers else None
     return DecisionRule(platt=(platt.slope, platt.intercept), none_review_above=limit)
 

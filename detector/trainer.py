@@ -14,7 +14,7 @@ import torch.distributed as dist  # noqa: TID253
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from wafer.datasets.errors import StorageError, TrainingError
+from wafer.datasets.errors import DataError, Fault, StorageError, TrainingError
 from wafer.datasets.files import write_bytes, write_text
 from wafer.detector.architecture import build_model, start_from
 from wafer.detector.dataset import DetectionDataset
@@ -140,7 +140,27 @@ class WaferTrainer(DetectionTrainer):  # type: ignore[misc]
     def build_dataset(
         self, img_path: str, mode: str = "train", batch: int | None = None
     ) -> DetectionDataset:
-        """Return the training or validation images of the plan."""
+        """Return the training or validation images of the plan.
+
+        Raises:
+            DataError: images that cannot be decoded, named together: those of val with those of
+                train, which come first.
+        """
+        try:
+            return self._decoded(mode, batch)
+        except DataError as error:
+            if mode != "train":
+                raise
+            raise DataError([*error.faults, *self._faults_of_val()]) from error
+
+    def _faults_of_val(self) -> tuple[Fault, ...]:
+        try:
+            self._decoded("val", None)
+        except DataError as error:
+            return error.faults
+        return ()
+
+    def _decoded(self, mode: str, batch: int | None) -> DetectionDataset:
         return DetectionDataset(
             self.plan.train if mode == "train" else self.plan.val,
             data=self.data,

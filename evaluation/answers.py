@@ -13,10 +13,18 @@ from wafer.datasets.classes import ClassTable
 from wafer.datasets.records import Sample
 from wafer.evaluation.records import Prediction
 
-__all__ = ["NO_TRUTH", "SEVERAL_CLASSES", "Answers", "pair_answers", "true_classes"]
+__all__ = [
+    "NO_TRUTH",
+    "SEVERAL_CLASSES",
+    "UNTRUSTED_BOXES",
+    "Answers",
+    "pair_answers",
+    "true_classes",
+]
 
 NO_TRUTH = "excluded_no_truth"
 SEVERAL_CLASSES = "excluded_several_classes"
+UNTRUSTED_BOXES = "excluded_untrusted_boxes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,8 @@ def killer_escape_limit(probabilities: Sequence[float], *, limit: float = KILLER
     any nothing is known, and it is 0: a person looks at every "no defect".
 
     Args:
-        probabilities: P(defect) of the killer-class images in validation.
+        probabilities: P(defect) of the killer-class images in validation, as low as any engine may
+            give it: one that gives less than here lets the image pass.
         limit: share of them that may escape, 0 to 1.
 
     Example:

@@ -91,7 +91,7 @@ class Known:
     ``labels`` are positions of their true classes, shape (N,), ``features`` and ``scores`` as in
     ``Seen``; ``thresholds`` has for each method that the model offers the score of each class above
     which an answer is rejected, shape (classes,), infinite where there were too few validation
-    images to reject any.
+    images to reject any, and for OpenMax where the class has no tail.
     """
 
     labels: Labels
@@ -175,6 +175,9 @@ def fit_known(
         ).thresholds(level)
         for method in methods
     }
+    if "openmax" in thresholds:
+        # The pooled threshold is of classes with a tail; an answer of one without is not doubted.
+        thresholds["openmax"][np.isnan(_openmax(known).shape)] = np.inf
     return replace(known, thresholds=thresholds)
 
 

@@ -146,7 +146,8 @@ def classify_with(
         progress: called after each row with the rows done and their number.
 
     Raises:
-        WeightsError: no model, a damaged one, or an engine that cannot run it.
+        WeightsError: no model, a damaged one, one that knows a class as of another kind than the
+            workspace, or an engine that cannot run it.
         WaferError: the output exists or cannot be written, a folder for pictures that is not empty,
             or a condition that is none.
         DataError: an argument that means no image, or a bundle with missing or altered files.
@@ -180,13 +181,45 @@ def classify_with(
 
 
 def _note_other_classes(classes: ClassTable, place: Workspace | None) -> None:
-    """Say that answers may be of classes that the workspace has no more, or lack some."""
-    if place is not None and classes.names != place.classes.names:
+    """Say in what the answers are not in the terms of the workspace.
+
+    Raises:
+        WeightsError: a class is of another kind there, so that its boxes would mean something else.
+    """
+    if place is None:
+        return
+    both = [(ours, place.classes[ours.name]) for ours in classes if ours.name in place.classes]
+    kinds = [
+        f"{ours.name} as {ours.kind}, the workspace as {theirs.kind}"
+        for ours, theirs in both
+        if ours.kind != theirs.kind
+    ]
+    if kinds:
+        raise WeightsError(
+            f"the model knows the class {'; '.join(kinds)}; set the kind back in classes.yaml, or "
+            "train one here with `wafer train`"
+        )
+    if classes.names != place.classes.names:
         log.warning(
             "the model knows the classes %s, the workspace %s; answers are of the model's, "
             "`wafer train` makes one of the others",
             ", ".join(classes.names),
             ", ".join(place.classes.names),
+        )
+    codes = [(ours, theirs) for ours, theirs in both if ours.code != theirs.code]
+    if codes:
+        log.warning(
+            "codes are those of the model (%s), the workspace has others (%s); `wafer train` makes "
+            "a model of these",
+            ", ".join(f"{ours.name} {ours.code}" for ours, _ in codes),
+            ", ".join(f"{theirs.name} {theirs.code}" for _, theirs in codes),
+        )
+    killers = [ours.name for ours, theirs in both if ours.killer != theirs.killer]
+    if killers:
+        log.warning(
+            "killer was changed for %s after the training, and the limit on automatic "
+            '"no defect" is still that of the model; train it again with `wafer train`',
+            ", ".join(killers),
         )
 
 

@@ -12,14 +12,20 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from wafer.classifier.choosing import classifier_meant
-from wafer.classifier.evaluating import evaluate_classifier
+from wafer.classifier.evaluating import evaluate_classifier, measure_answers
+from wafer.classifier.images import LabelledImages
+from wafer.classifier.knowing import seen
 from wafer.classifier.loading import TEMPERATURE, ClassifierEngine, load_classifier
-from wafer.classifier.training import train_classifier
+from wafer.classifier.training import fit_decision, train_classifier
 from wafer.cli import app
-from wafer.datasets.classes import ClassTable
+from wafer.datasets.classes import ClassTable, DefectClass
 from wafer.datasets.errors import DataError, TrainingError, WaferError, WeightsError
+from wafer.datasets.records import Annotation, Box, Sample
 from wafer.datasets.runs import MODEL_FILE, TrainedRun
 from wafer.datasets.workspace import Workspace, open_workspace
+from wafer.evaluation.calibration import Answer
+from wafer.evaluation.rejecting import fit_known, rejection_by
+from wafer.inference.deciding import class_decision_of
 from wafer.inference.occlusion import heat_map
 from wafer.inference.preprocess import PADDING, letterbox
 from wafer.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
@@ -308,6 +314,103 @@ def test_an_empty_split_and_an_unreadable_image_are_named(
     rewrite_table(workspace, change=dict.fromkeys(workspace.classes.names, "train"))
     with pytest.raises(DataError, match="no image of a known class in the split test"):
         evaluate_classifier(workspace, trained.folder / MODEL_FILE)
+
+
+def test_boxes_of_a_model_are_no_truth_in_any_split(made: Workspace, trained: TrainedRun) -> None:
+    guess = (Annotation(Box(0, 0, 9, 9), "scratch", "model", 0.9),)
+    known, guessed, empty, several, nothing, *others = made.samples()
+    samples = tuple(
+        replace(sample, split="train")
+        for sample in (
+            replace(known, image_class="scratch", annotations=guess),
+            replace(guessed, image_class=None, annotations=guess),
+            replace(empty, image_class=None, annotations=()),
+            replace(
+                several,
+                image_class=None,
+                annotations=(*guess, replace(guess[0], class_name="BEOL")),
+            ),
+            replace(nothing, image_class=None, annotations=None),
+            *others[:3],
+        )
+    )
+
+    class Given(Workspace):
+        def true_samples(self) -> tuple[Sample, ...]:
+            return samples
+
+    given = Given(made.root, made.images, made.classes)
+    predictor = load_classifier(trained.folder / MODEL_FILE).predictor
+    for split in ("train", "all"):
+        found = measure_answers(given, predictor, split=split).evaluation
+        assert found.n == 5
+        assert found.excluded == {
+            "excluded_several_classes": 0,
+            "excluded_no_truth": 1,
+            "excluded_untrusted_boxes": 2,
+        }
+
+
+def test_damaged_images_of_train_and_val_are_named_together(workspace: Workspace) -> None:
+    images = workspace.root / "images"
+    shared = images.resolve()
+    images.unlink()
+    images.mkdir()
+    for path in shared.iterdir():
+        (images / path.name).symlink_to(path)
+    workspace = open_workspace(workspace.root)  # the folder, no longer the link
+    broken = []
+    for split in ("train", "val"):
+        name = next(s.image for s in workspace.samples() if s.split == split)
+        broken.append(workspace.image_path(name))
+        content = broken[-1].read_bytes()[:-200]
+        broken[-1].unlink()
+        broken[-1].write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        train_classifier(workspace, model="mlp_hog", imgsz=64)
+    assert [fault.file for fault in caught.value.faults] == [str(path) for path in broken]
+    assert not workspace.runs.exists()
+
+
+KILLERS = ClassTable(
+    (DefectClass(0, "clean", "none"), DefectClass(1, "open", killer=True), DefectClass(2, "dust"))
+)
+
+
+@pytest.mark.parametrize(("defect", "limit"), [(0.2, 0.199), (0.5004, 0.4994), (0.0005, 0.0)])
+def test_the_killer_limit_leaves_room_for_the_tolerance_of_a_bundle(
+    defect: float, limit: float
+) -> None:
+    shown = np.array([[1 - defect, defect / 2, defect / 2], [0.1, 0.8, 0.1], [0.99, 0.0, 0.01]])
+    val = LabelledImages(np.zeros((3, 8, 8), np.uint8), np.array([1, 1, 0]), np.zeros(3, bool))
+    rule = fit_decision(np.log(shown + 1e-12), 1.0, val, KILLERS)
+    assert rule.none_review_above == pytest.approx(limit, abs=1e-9)
+    decide = class_decision_of(KILLERS, rule)
+    lowest = min(1.0, float(np.float32(1 - defect)) + 0.0009)  # as an engine may give it
+    assert decide(lowest, "clean", None).decision == "review"
+
+
+def test_a_sure_answer_is_not_rejected_for_digits_that_thresholds_lack() -> None:
+    class Sure:
+        """A network that is sure but for 1e-10."""
+
+        def logits(self, images: np.ndarray, /) -> np.ndarray:
+            return self.look(images)[0]
+
+        def look(self, images: np.ndarray, /) -> tuple[np.ndarray, np.ndarray]:
+            logits = np.tile([0.0, 23.0], (len(images), 1))
+            return logits, logits.astype(np.float32)
+
+    images = np.zeros((40, 8, 8), np.uint8)
+    val = seen(*Sure().look(images), temperature=1.0)
+    known = fit_known(val, np.ones(40, np.int64), val=val, classes=2, methods=("softmax",))
+    assert known.thresholds["softmax"].tolist() == [0.0, 0.0]
+    found = ClassifierEngine(Sure(), temperature=1.0).infer(images[:1])
+    assert found.scores.dtype == np.float32
+    assert found.features is not None
+    answer = Answer("spot", None, float(found.scores.max()), "auto", "")
+    rejection = rejection_by("softmax", known)
+    assert rejection.judge(answer, found.scores[0], found.features[0], label=1) == answer
 
 
 def test_which_model_is_meant(made: Workspace, trained: TrainedRun, tmp_path: Path) -> None:

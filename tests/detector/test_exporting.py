@@ -35,6 +35,7 @@ from wafer.detector.loading import choose_model, load_detector
 from wafer.detector.model import all_boxes, top_one
 from wafer.detector.prediction import load_letterboxed
 from wafer.detector.torch_backend import torch_backend
+from wafer.evaluation.records import Prediction
 from wafer.inference import classification as at_work
 from wafer.inference.bundle import (
     FILES,
@@ -182,11 +183,11 @@ def test_int8_is_exported_promoted_and_classified_with(
 def test_an_int8_network_that_answers_otherwise_is_refused_and_nothing_stays(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def answers(network: Path, truth: dict[str, str], **_: object) -> list[str]:
+    def answers(network: Path, truth: dict[str, str], **_: object) -> list[Prediction]:
         right = list(truth.values())
         if not network.parent.name.startswith(".export-"):
             right[right.index("BEOL")] = "scratch"
-        return right
+        return [Prediction("x.png", None, name, 0.9, "auto") for name in right]
 
     monkeypatch.setattr(quantising, "quantise", lambda *_, **__: None)
     monkeypatch.setattr(quantising, "_answers", answers)

@@ -15,10 +15,15 @@ from wafer.datasets.records import Annotation, Box, Sample
 from wafer.datasets.workspace import Workspace
 from wafer.detector.quantising import calibration_draw, quantise_network, shift_between
 from wafer.evaluation.calibration import Answer
+from wafer.evaluation.records import Prediction
 from wafer.inference.records import Predictor
 
 CLASSES = ClassTable(
-    (DefectClass(1, "common"), DefectClass(2, "rare"), DefectClass(0, "clean", "none"))
+    (
+        DefectClass(1, "common"),
+        DefectClass(2, "rare", killer=True),
+        DefectClass(0, "clean", "none"),
+    )
 )
 
 
@@ -75,8 +80,16 @@ def test_no_class_has_more_than_another_that_has_images_left(
         assert drawn[name] == counts[name] or drawn[name] >= max(drawn.values()) - 1
 
 
-def answered(images: int, name: str, wrong: int) -> list[str]:
-    return ["other"] * wrong + [name] * (images - wrong)
+def said(names: Sequence[str], *, review: Sequence[int] = ()) -> list[Prediction]:
+    """Return answers with these classes, automatic but for some positions."""
+    return [
+        Prediction(f"{i}.png", None, name, 0.9, "review" if i in review else "auto")
+        for i, name in enumerate(names)
+    ]
+
+
+def answered(images: int, name: str, wrong: int) -> list[Prediction]:
+    return said(["clean"] * wrong + [name] * (images - wrong))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +104,10 @@ def answered(images: int, name: str, wrong: int) -> list[str]:
 )
 def test_the_limits_belong_to_what_passes(wrong_f32: int, wrong_int8: int, passes: bool) -> None:
     shift = shift_between(
-        ["common"] * 200, answered(200, "common", wrong_f32), answered(200, "common", wrong_int8)
+        ["common"] * 200,
+        answered(200, "common", wrong_f32),
+        answered(200, "common", wrong_int8),
+        classes=CLASSES,
     )
     assert shift.recall_loss == (wrong_int8 - wrong_f32) / 200
     assert shift.overall.agreement == 1 - abs(wrong_int8 - wrong_f32) / 200
@@ -100,9 +116,42 @@ def test_the_limits_belong_to_what_passes(wrong_f32: int, wrong_int8: int, passe
 
 def test_a_rare_class_is_not_outvoted_by_a_frequent_one() -> None:
     truth = ["common"] * 990 + ["rare"] * 10
-    shift = shift_between(truth, truth, [*truth[:-1], "common"])
+    shift = shift_between(truth, said(truth), said([*truth[:-1], "common"]), classes=CLASSES)
     assert shift.overall.agreement == 0.999
     assert not shift.passes
+
+
+def test_an_answer_is_another_one_where_nobody_looks_any_more() -> None:
+    truth = ["clean"] * 100
+    before, after = said(truth, review=[7]), said(truth)
+    shift = shift_between(truth, before, after, classes=CLASSES)
+    assert (shift.recall_loss, shift.overall.agreement, shift.passes) == (0.0, 0.99, False)
+
+
+@pytest.mark.parametrize(
+    ("f32", "int8", "escapes", "passes"),
+    [
+        (("clean", "review"), ("clean", "auto"), (0, 1), False),
+        (("clean", "auto"), ("clean", "auto"), (1, 1), True),
+        (("clean", "auto"), ("clean", "review"), (1, 0), True),
+        (("common", "review"), ("common", "auto"), (0, 1), False),
+        (("rare", "auto"), ("rare", "review"), (0, 0), True),
+    ],
+)
+def test_no_killer_is_let_through_however_many_images_there_are(
+    f32: tuple[str, str], int8: tuple[str, str], escapes: tuple[int, int], passes: bool
+) -> None:
+    truth = ["common"] * 989 + ["rare"] * 11
+    before, after = (
+        said([*truth[:-1], name], review=[999] if decision == "review" else [])
+        for name, decision in (f32, int8)
+    )
+    shift = shift_between(truth, before, after, classes=CLASSES)
+    rare = shift.classes[1]
+    assert (rare.escapes_f32, rare.escapes_int8) == escapes
+    assert shift.overall.agreement >= 0.999
+    assert shift.passes == passes
+    assert shift.table().splitlines()[2].endswith("*") == (not passes)
 
 
 TABLE = """\
@@ -113,15 +162,15 @@ TABLE = """\
   all          8         87.5         75.0         75.0 *"""
 
 
-def doctored() -> tuple[list[str], list[str], list[str]]:
+def doctored() -> tuple[list[str], list[Prediction], list[Prediction]]:
     truth = ["clean"] * 2 + ["common"] * 4 + ["rare"] * 2
     f32 = ["clean"] * 2 + ["rare", "common", "common", "common"] + ["rare"] * 2
     int8 = ["clean"] * 2 + ["clean", "common", "common", "common"] + ["rare", "common"]
-    return truth, f32, int8
+    return truth, said(f32), said(int8)
 
 
 def test_the_table_marks_what_moved_too_far() -> None:
-    assert shift_between(*doctored()).table() == TABLE
+    assert shift_between(*doctored(), classes=CLASSES).table() == TABLE
 
 
 def run_gate(samples: Sequence[Sample], folder: Path) -> None:

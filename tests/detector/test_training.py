@@ -14,18 +14,26 @@ from typing import Any
 import pytest
 import torch
 
+from wafer.datasets.classes import ClassTable, DefectClass
 from wafer.datasets.errors import DataError, TrainingError, WeightsError
+from wafer.datasets.records import Box, Sample
 from wafer.datasets.runs import MODEL_FILE, Run
 from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace, open_workspace
 from wafer.detector.architecture import build_model, start_from
 from wafer.detector.draws import read_draws
+from wafer.detector.finishing import fit_decision
 from wafer.detector.knowing import METHODS
+from wafer.detector.prediction import Scored
 from wafer.detector.trainer import WaferTrainer
 from wafer.detector.training import prepare_training, train_detector
+from wafer.evaluation.calibration import PlattMap
 from wafer.inference.bundle import WEIGHTS, open_bundle
+from wafer.inference.deciding import decision_of
+from wafer.inference.records import Decide
 from wafer.inference.rejecting import network_tensors, rejection_of
 from wafer.weights.checkpoint import read_checkpoint
+from wafer.weights.decision_rule import DecisionRule
 from wafer.weights.manifest import shipped
 
 SMALL = {"epochs": 2, "batch": 64, "imgsz": 64}
@@ -474,15 +482,47 @@ def test_every_damaged_image_is_named(workspace: Workspace) -> None:
         (workspace.root / "images" / path.name).write_bytes(path.read_bytes())
     workspace = open_workspace(workspace.root)  # the folder, no longer the link
     samples = workspace.samples()
-    broken = [s.image for s in samples if s.split == "train"][:2]
+    train, val = ([s.image for s in samples if s.split == split] for split in ("train", "val"))
+    broken = [*sorted(train[:2]), val[0]]
     for name in broken:
         path = workspace.image_path(name)
         path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DataError) as caught:
         train_detector(workspace, **SMALL)
-    assert len(caught.value.faults) == 2
-    for name, fault in zip(sorted(broken), caught.value.faults, strict=True):
-        assert fault.file.endswith(name)
+    assert [Path(fault.file).name for fault in caught.value.faults] == broken
+
+
+KILLERS = ClassTable((DefectClass(1, "open", killer=True), DefectClass(0, "clean", "none")))
+
+
+def decided_by(lowest: float) -> tuple[DecisionRule, Decide]:
+    """Return the rule that is fitted where the killer image with the lowest score has this one."""
+    scores = {"clean": (0.01, 0.02, 0.03, 0.2), "open": (lowest, 0.9, 0.95)}
+    shown = [(name, score) for name, own in scores.items() for score in own]
+    samples = [Sample(f"{score}.png", image_class=name) for name, score in shown]
+    scored = [
+        Scored(
+            image=f"{score}.png",
+            size=(9, 9),
+            box=Box(0, 0, 9, 9),
+            class_name="open",
+            score=score,
+            detections=(),
+        )
+        for _, score in shown
+    ]
+    rule = fit_decision(samples, scored, classes=KILLERS)
+    return rule, decision_of(KILLERS, rule)
+
+
+def test_the_killer_limit_leaves_room_for_the_tolerance_of_a_bundle() -> None:
+    rule, decide = decided_by(0.05)
+    assert rule.platt is not None
+    assert rule.none_review_above == PlattMap(*rule.platt).probability(0.049) < 0.5
+    assert decide(0.0491, "open", None)[3:] == ("review", "killer escape limit")
+    assert decide(0.0489, "open", None)[3:] == ("auto", "")
+    _, decide = decided_by(0.0005)  # an engine may give 0 for it
+    assert decide(0.0, "open", None)[3:] == ("review", "killer escape limit")
 
 
 def test_trainings_of_different_seeds_leave_out_the_same_backgrounds_where_they_are_to(

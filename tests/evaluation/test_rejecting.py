@@ -122,6 +122,27 @@ def test_a_class_of_few_right_images_is_never_doubted_by_openmax() -> None:
     assert scores_by("nn", known, far)[0] > 0.5
 
 
+def test_a_class_without_a_tail_is_not_judged_by_the_threshold_of_all() -> None:
+    random = np.random.default_rng(0)
+
+    def sure(labels: np.ndarray, margin: float) -> Seen:
+        logits = random.normal(size=(len(labels), CLASSES)) / 2 + margin * np.eye(CLASSES)[labels]
+        return seen(logits, random.random((len(labels), FEATURES)))
+
+    labels = np.array([0, 1] * 300 + [2] * 3)
+    train, val = sure(labels, 6), sure(np.arange(120) % 2, 6)
+    known = fit_known(train, labels, val=val, classes=CLASSES, methods=("openmax",))
+    scores = scores_by("openmax", known, val)
+    usual = fit_conformal(scores, val.answered, classes=CLASSES, level=0.05).thresholds(0.05)
+    assert known.thresholds["openmax"].tolist() == [*usual[:2], np.inf]
+    shown = sure(np.full(60, 2), 3)
+    unusual = (shown.answered == 2) & (scores_by("openmax", known, shown) > usual[2])
+    assert unusual.sum() > 10
+    rejection = rejection_by("openmax", known)
+    found = [answer.decision for answer in answers(rejection, shown)]
+    assert {decision for decision, rare in zip(found, unusual, strict=True) if rare} == {"auto"}
+
+
 def test_an_image_of_one_grey_without_features_is_unlike_all(known: Known) -> None:
     nothing = Seen.of(np.full((1, CLASSES), 1 / 3), np.zeros((1, FEATURES)))
     assert scores_by("nn", known, nothing).tolist() == [1.0]

@@ -829,7 +829,7 @@ def promote(
 
     if (bundle is None) != back:
         raise typer.BadParameter("name a bundle, or give --rollback")
-    models = _workspace(workspace).models
+    models = _workspace(workspace, images_needed=False).models
     if bundle is None:
         done = rollback(models, check=check_bundle)
     else:
@@ -1167,7 +1167,9 @@ def audit_verify(
     """Look whether a line was changed, moved, added or taken away since it was written."""
     from wafer.service.audit import AUDIT, verify_audit
 
-    done = verify_audit(_workspace(workspace).root / AUDIT if log is None else log)
+    if log is None:
+        log = _workspace(workspace, images_needed=False).root / AUDIT
+    done = verify_audit(log)
     typer.echo(f"{done.lines} lines, whole; the last has the hash {done.digest}")
 
 
@@ -1216,7 +1218,10 @@ def drift(
         write_drift,
     )
 
-    place = _workspace_if_any(workspace) if log is not None else _workspace(workspace)
+    if log is None:
+        place = _workspace(workspace, images_needed=False)
+    else:
+        place = _workspace_if_any(workspace)
     path = place.root / AUDIT if log is None else log
     found = drift_of(
         path,
@@ -1343,24 +1348,30 @@ def weights_fetch(
     _say_path(done.path)
 
 
-def _workspace(folder: Path | None) -> Any:
+def _workspace(folder: Path | None, *, images_needed: bool = True) -> Any:
     from wafer.datasets.workspace import find_workspace, open_workspace
 
-    return find_workspace() if folder is None else open_workspace(folder)
+    if folder is None:
+        return find_workspace(images_needed=images_needed)
+    return open_workspace(folder, images_needed=images_needed)
 
 
 def _workspace_if_any(folder: Path | None) -> Any:
-    """Return the workspace that is named or at or above the current folder, None where none is."""
+    """Return the workspace that is named or at or above the current folder, None where none is.
+
+    Its images may be away: who can do without a workspace needs its models, keys and logs alone.
+    """
     from wafer.datasets.workspace import open_workspace, workspace_folder
 
     found = workspace_folder() if folder is None else folder
-    return None if found is None else open_workspace(found)
+    return None if found is None else open_workspace(found, images_needed=False)
 
 
 def _keys_file(keys: Path | None, workspace: Path | None) -> Path:
     from wafer.service.keys import keys_file
 
-    path = keys_file(None if keys is not None else _workspace(workspace), keys=keys)
+    place = None if keys is not None else _workspace(workspace, images_needed=False)
+    path = keys_file(place, keys=keys)
     assert path is not None
     return path
 

@@ -77,4 +77,4 @@ def _load(
 
 def _workspace(folder: Path | None) -> Workspace | None:
     found = workspace_folder() if folder is None else folder
-    return None if found is None else open_workspace(found)
+    return None if found is None else open_workspace(found, images_needed=False)

@@ -1,8 +1,9 @@
 """The audit log: every answer that was given, line by line, each bound to the one before.
 
 `wafer serve` and `wafer watch` write one, each its own. A line is on disk before its answer is sent
-or published. ``<name>.head`` holds the number and the hash of a line that is at most a second old,
-so that cut-off lines show too; copy it elsewhere now and then.
+or published. Its head (``audit.head`` of ``audit.jsonl``, ``<name>.head`` of a log by another
+suffix) holds the number and the hash of a line that is at most a second old, so that cut-off lines
+show too; copy it elsewhere now and then.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ log = logging.getLogger(__name__)
 AUDIT = "audit.jsonl"
 HEAD_SECONDS = 1.0
 LONGEST = 1 << 20
+SUFFIX = ".jsonl"
 REMEDY = "put the log back from a copy"
+NO_HEAD = "bring it back; where the log was renamed, give its head this name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +185,8 @@ def _sound_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
             if head is not None and number == head[0]:
                 hashes_at = before
     if head is None and number:
-        faults.append(_fault(path, None, f"{_head(path).name} is missing"))
+        problem = f"{_head(path).name} is missing"
+        faults.append(Fault(file=str(path), problem=problem, remedy=NO_HEAD))
     elif head is not None and head[0] > number:
         faults.append(_fault(path, None, f"the last {head[0] - number} lines are cut off"))
     elif head is not None and head[0] and hashes_at != head[1]:
@@ -237,7 +241,9 @@ def _read_head(path: Path) -> tuple[int, str] | None:
 
 
 def _head(path: Path) -> Path:
-    return path.with_suffix(".head")
+    # What follows another dot tells one log from another: `audit.8080` and `audit.8081`.
+    name = path.stem if path.suffix == SUFFIX else path.name
+    return path.with_name(f"{name}.head")
 
 
 def _fault(path: Path, line: int | None, problem: str) -> Fault:

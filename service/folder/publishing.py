@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from wafer.datasets.errors import ImageError
 from wafer.datasets.files import atomic_file, write_bytes, write_text
+from wafer.datasets.image_names import safe_name
 from wafer.inference.output import csv_header
 from wafer.inference.pipeline import read_bytes
 from wafer.service.folder.state import Seen, State, Stored
 
-__all__ = ["DEAD_LETTERS", "TABLE", "Output"]
+__all__ = ["DEAD_LETTERS", "ORIGIN", "TABLE", "Output", "origin_of"]
 
 TABLE = "predictions.csv"
 DEAD_LETTERS = "dead-letter"
+ORIGIN = ("tool", "step")
+"""Levels of folders that say where images come from, as drift has it."""
 DIGITS = 12
 MOST = 220
 LEFTOVER = re.compile(r"\..+\.tmp-[0-9a-f]{12}", re.DOTALL)
@@ -31,11 +38,13 @@ class Output:
     Args:
         folder: where they go: for each lot a folder with a table and a JSON file for each image.
         source: the watched folder.
+        levels: what the folders in it are, from the outermost.
     """
 
-    def __init__(self, folder: Path, *, source: Path) -> None:
+    def __init__(self, folder: Path, *, source: Path, levels: Sequence[str] = ()) -> None:
         self._folder = folder
         self._source = source
+        self._levels = levels
 
     def publish(self, state: State, most: int) -> int:
         """Bring some results from the state into the output; return how many."""
@@ -45,10 +54,10 @@ class Output:
                 self._bury(each)
             else:
                 self._write_answer(each)
-        for lot in sorted({each.lot for each in stored if not each.error}):
+        for lot in sorted({each.lot for each in stored if self._has_table(each)}):
             with atomic_file(self._folder / lot / TABLE) as table:
                 table.write(csv_header())
-                table.writelines(line.encode() for line in state.lines(lot))
+                table.writelines(_line_of(*known).encode() for known in state.lines(lot))
         state.publish(stored)
         return len(stored)
 
@@ -58,19 +67,30 @@ class Output:
             if LEFTOVER.fullmatch(found.name) and stat.S_ISREG(found.lstat().st_mode):
                 found.unlink()
 
+    def _has_table(self, stored: Stored) -> bool:
+        """Return whether a file's lot has a table; a broken one may have had a row in it before."""
+        return not stored.error or (self._folder / stored.lot / TABLE).exists()
+
     def _write_answer(self, stored: Stored) -> None:
-        content = json.loads(stored.answer)
-        if stored.path != stored.first:
-            content |= {"image": stored.path, "copy_of": stored.first}
         path = PurePosixPath(stored.path)
-        _write_json(self._folder / path.parent / f"{_fitting(path.name, stored.key)}.json", content)
+        name = f"{_fitting(path.name, stored.key)}.json"
+        _write_json(self._folder / path.parent / name, self._said(stored))
+
+    def _said(self, stored: Stored) -> dict[str, Any]:
+        """Return what was said about a content, as of this file."""
+        said: dict[str, Any] = json.loads(stored.answer)
+        if stored.path == stored.first:
+            return said
+        said = {name: value for name, value in said.items() if name not in ORIGIN}
+        own = {"image": stored.path, "copy_of": stored.first}
+        return {**said, **own, **origin_of(stored.path, self._levels)}
 
     def _bury(self, stored: Stored) -> None:
         """Copy a broken file, and say why; a later one of the same name gets a place of its own."""
         path = PurePosixPath(stored.path)
         place = self._folder / DEAD_LETTERS / path.parent
         name = f"{_fitting(path.stem, stored.key)}.{stored.key[:DIGITS]}"
-        _write_json(place / f"{name}.json", json.loads(stored.answer))
+        _write_json(place / f"{name}.json", self._said(stored))
         copy = place / f"{name}{path.suffix}"
         if (content := self._content(stored)) is not None and not copy.exists():
             write_bytes(copy, content)
@@ -84,6 +104,28 @@ class Output:
         except (ImageError, OSError):
             return None
         return content if stored.key in (hashlib.sha256(content).hexdigest(), unread) else None
+
+
+def origin_of(path: str, levels: Sequence[str]) -> dict[str, str]:
+    """Return the tool and the step of a file, where its folders say them.
+
+    Example:
+        >>> origin_of("sem-1/lot 7/a.png", ("tool", "lot"))
+        {'tool': 'sem-1'}
+    """
+    # A file that lies less deep says nothing of the levels below it.
+    named = dict(zip(levels, PurePosixPath(path).parent.parts, strict=False))
+    return {level: named[level] for level in ORIGIN if level in named}
+
+
+def _line_of(path: str, first: str, line: str) -> str:
+    """Return the line of a file, from that of the file that brought its content first."""
+    if path == first:
+        return line
+    _, *cells = next(csv.reader([line]))
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow([safe_name(path), *cells])  # as `csv_row`
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _fitting(name: str, key: str) -> str:

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wafer.datasets.errors import WaferError
@@ -26,12 +26,11 @@ CREATE TABLE images (
     number INTEGER PRIMARY KEY,
     key TEXT NOT NULL UNIQUE,
     path TEXT NOT NULL,
-    lot TEXT NOT NULL,
+    lot TEXT NOT NULL, -- read by earlier versions alone
     line TEXT NOT NULL,
     answer TEXT NOT NULL,
     error TEXT NOT NULL
 ) STRICT;
-CREATE INDEX images_by_lot ON images (lot, number);
 CREATE TABLE files (
     path TEXT PRIMARY KEY,
     size INTEGER NOT NULL,
@@ -81,15 +80,20 @@ class Answer:
 class Stored:
     """A file whose results are not in the output yet.
 
-    ``first`` is the file that brought the same content first, which may be the same.
+    ``first`` is the file that brought the same content first, which may be the same; ``answer`` is
+    what was said about that one.
     """
 
     path: str
     key: str
     first: str
-    lot: str
     answer: str
     error: str
+
+    @property
+    def lot(self) -> str:
+        """Return the folder that the file is in."""
+        return PurePosixPath(self.path).parent.as_posix()
 
 
 class State:
@@ -123,19 +127,26 @@ class State:
     def unpublished(self, most: int) -> list[Stored]:
         """Return files whose results are not in the output yet, a few at once."""
         rows = self._database.execute(
-            "SELECT files.path, files.key, images.path, images.lot, images.answer, images.error "
+            "SELECT files.path, files.key, images.path, images.answer, images.error "
             "FROM files JOIN images USING (key) WHERE published = 0 ORDER BY number LIMIT ?",
             (most,),
         )
-        names = ("path", "key", "first", "lot", "answer", "error")
+        names = ("path", "key", "first", "answer", "error")
         return [Stored(**dict(zip(names, row, strict=True))) for row in rows]
 
-    def lines(self, lot: str) -> Iterator[str]:
-        """Yield the lines of a lot's CSV, in the order in which the images were answered."""
-        rows = self._database.execute(
-            "SELECT line FROM images WHERE lot = ? AND error = '' ORDER BY number", (lot,)
+    def lines(self, lot: str) -> Iterator[tuple[str, str, str]]:
+        """Return the files of a lot that have an answer, in the order in which they came.
+
+        Each is its path, the file that brought its content first, and the CSV line of that one.
+        """
+        # A range of paths, for which there is an index: "0" is the character after "/".
+        before, after = ("", "\U0010ffff") if lot == "." else (f"{lot}/", f"{lot}0")
+        return self._database.execute(
+            "SELECT files.path, images.path, line FROM files JOIN images USING (key) "
+            "WHERE files.path > ? AND files.path < ? AND instr(substr(files.path, ?), '/') = 0 "
+            "AND error = '' ORDER BY files.rowid",
+            (before, after, len(before) + 1),
         )
-        return (line for (line,) in rows)
 
     def publish(self, stored: Iterable[Stored]) -> None:
         """Write down that the results of files are in the output."""

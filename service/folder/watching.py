@@ -28,7 +28,7 @@ from wafer.service.answers import answer_of, appearance_in
 from wafer.service.audit import AUDIT, AuditLog
 from wafer.service.folder.following import Following
 from wafer.service.folder.looking import Found, Looking
-from wafer.service.folder.publishing import Output
+from wafer.service.folder.publishing import ORIGIN, Output, origin_of
 from wafer.service.folder.state import Answer, State, open_state
 from wafer.service.folder.unread import Unread
 from wafer.service.logs import log_as_json
@@ -48,8 +48,6 @@ Ask = Callable[[Sequence[ImageInput]], tuple[list[Answered], str]]
 
 LEAST_PAUSE, MOST_PAUSE = 0.05, 1.0
 """Seconds between two looks at the folder."""
-ORIGIN = ("tool", "step")
-"""Levels of folders that say where images come from, as drift has it."""
 PAUSE = 5.0
 """Seconds to the next try after the disk was full or the folder away."""
 
@@ -166,7 +164,7 @@ class Watcher:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._looking = Looking(folder, settle=settle)
-        self._output = Output(target, source=folder)
+        self._output = Output(target, source=folder, levels=levels)
         self._folder = folder
         self._state = state
         self._audit = audit
@@ -276,15 +274,12 @@ def _may_pass(found: Found, answered: Answered) -> bool:
 
 def _answer(found: Found, answered: Answered, digest: str, levels: Sequence[str]) -> Answer:
     row = answered.row
-    folders = PurePosixPath(found.path).parent
-    # A file that lies less deep says nothing of the levels below it.
-    named = dict(zip(levels, folders.parts, strict=False))
-    origin = {level: named[level] for level in ORIGIN if level in named}
+    origin = origin_of(found.path, levels)
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
     said = {**answer_of(row, digest=digest), **appearance_in(row)}
     return Answer(
         path=found.path,
-        lot=folders.as_posix(),
+        lot=PurePosixPath(found.path).parent.as_posix(),
         seen=found.seen,
         key=row.sha256 or found.seen.key(found.path),
         line=csv_row(row).decode(),

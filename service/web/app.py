@@ -54,17 +54,24 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     413: {"description": "Too many bytes, pixels or images."},
     415: {"description": "Not a PNG, JPEG, TIFF or BMP image."},
     421: {"description": "Another host was meant."},
-    422: {"description": "An image that is damaged or of a kind that cannot be read."},
+    422: {
+        "description": "An image that is damaged or of a kind that cannot be read, or a parameter "
+        "that cannot be."
+    },
     429: {"description": "This key asks more often than it may."},
     503: {"description": "Loading, ending, or too much to do; Retry-After says when to try again."},
 }
+
+ORIGIN = "up to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`, the first a letter or digit"
+PARAMETERS = {"tool": ORIGIN, "step": ORIGIN, "all_boxes": "1 or 0"}
+"""What each of them may be."""
 
 Origin = Annotated[
     str,
     Query(
         pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$",
         max_length=64,
-        description="Where the images come from: letters, digits, dots, lines, underscores.",
+        description=f"Where the images come from: {ORIGIN}.",
     ),
 ]
 T = TypeVar("T")
@@ -131,7 +138,8 @@ def _add_refusals(app: FastAPI, metrics: Metrics) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        content = {"error": str(error.errors()[0]["msg"]), "code": "request"}
+        name = str(error.errors()[0]["loc"][-1])
+        content = {"error": f"{name}: {PARAMETERS[name]}", "code": "request"}
         content["request_id"] = _request_id(request)
         return JSONResponse(content, status_code=422)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path
@@ -59,6 +60,8 @@ class Intake:
     async def images(self, request: Request, held: list[int]) -> list[ImageInput]:
         """Return the images of a request: its body, or the files of a form.
 
+        Of several files one that is refused has ``error`` in place of its content.
+
         Args:
             request: whose body was not read.
             held: from `holding`.
@@ -80,9 +83,8 @@ class Intake:
             raise Refused(408, "slow", text) from error
         except ClientDisconnect as error:
             raise Refused(400, "gone", "the client has gone") from error
-        for item in found:
-            await asyncio.to_thread(_check, item)
-        return found
+        alone = len(found) == 1
+        return [await asyncio.to_thread(_checked, item, alone=alone) for item in found]
 
     async def _read(self, request: Request, held: list[int], *, most: int, first: bool) -> bytes:
         """Return the body; whatever its length is said to be, no more than ``most`` is kept.
@@ -127,11 +129,26 @@ def _check_start(start: bytes) -> None:
         raise Refused(415, "not_an_image", text)
 
 
+def _checked(item: ImageInput, *, alone: bool) -> ImageInput:
+    """Return an image that may be decoded, or why it may not: that costs no other its answer.
+
+    Raises:
+        Refused: it may not, and there is no other.
+    """
+    try:
+        _check(item)
+    except Refused as refused:
+        if alone:
+            raise
+        return replace(item, error=str(refused), content=b"")
+    return item
+
+
 def _check(item: ImageInput) -> None:
     """Look at the first bytes and the header of an image."""
     assert item.content is not None
     if not item.content:
-        raise Refused(400, "empty", "no image; send the bytes of an image file as the body")
+        raise Refused(400, "empty", "no image; send the bytes of an image file")
     if len(item.content) > MAX_IMAGE:
         raise _too_long(MAX_IMAGE)
     _check_start(item.content[:START])

@@ -144,6 +144,34 @@ def test_a_head_that_cannot_be_written_refuses_nothing_and_is_told(
     assert verify_audit(path).lines == 3
 
 
+def test_two_logs_of_one_folder_have_a_head_each(path: Path) -> None:
+    names = ["audit.8080", "audit.8081", "audit", "audit.2026.jsonl"]
+    for number, name in enumerate(names, 1):
+        fill(path.with_name(name), number)
+    assert [verify_audit(path.with_name(name)).lines for name in names] == [1, 2, 3, 4]
+    heads = sorted(found.name for found in path.parent.glob("*.head"))
+    assert heads == ["audit.2026.head", "audit.8080.head", "audit.8081.head", "audit.head"]
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [("audit-2026.jsonl", "audit-2026.head"), ("audit.jsonl.1", "audit.jsonl.1.head")],
+)
+def test_a_log_that_is_put_aside_with_its_head_is_whole(path: Path, name: str, head: str) -> None:
+    fill(path)
+    aside = path.rename(path.with_name(name))
+    with pytest.raises(DataError) as caught:
+        verify_audit(aside)
+    assert str(caught.value) == (
+        f"{aside}: {head} is missing; bring it back; where the log was renamed, give its head this "
+        "name"
+    )
+    path.with_suffix(".head").rename(path.with_name(head))
+    assert verify_audit(aside).lines == 5
+    fill(path, 2)
+    assert (verify_audit(path).lines, verify_audit(aside).lines) == (2, 5)
+
+
 def test_two_cannot_write_one_log(path: Path) -> None:
     log = AuditLog(path)
     code = "import sys, pathlib, wafer.service.audit as a; a.AuditLog(pathlib.Path(sys.argv[1]))"

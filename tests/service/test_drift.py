@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 
 from wafer.cli import app
 from wafer.datasets.errors import DataError, WaferError
+from wafer.datasets.records import Sample
+from wafer.datasets.workspace import create_workspace
 from wafer.evaluation.records import Prediction
 from wafer.inference.appearance import appearance_of
 from wafer.inference.bundle import Bundle
@@ -241,6 +243,21 @@ def test_the_command_prints_writes_and_tells_by_its_exit_code(
     (log.parent / "audit.head").unlink()
     broken = CliRunner().invoke(app, given)
     assert (broken.exit_code, "audit.head is missing" in broken.stderr) == (1, True)
+
+
+@pytest.mark.slow
+def test_pictures_of_the_report_are_no_images_of_the_workspace(
+    fab: Any, shot: Callable[..., bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(shot(90))
+    classes, samples = fab.workspace.classes, [Sample("a.png", None, None)]
+    made = create_workspace(tmp_path, images=tmp_path, classes=classes, samples=samples)
+    write(tmp_path / "audit.jsonl", lines("2026-03-01", 100), lines("2026-03-02", 100, review=40))
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["drift", "--reference", "2026-03-01..2026-03-01"])
+    assert done.exit_code == 1, done.output
+    assert (tmp_path / "audit-drift" / "01-mes.png").is_file()
+    assert [sample.image for sample in made.samples()] == ["a.png"]
 
 
 def unreadable(day: str, images: int, **more: Any) -> Iterator[Mapping[str, object]]:

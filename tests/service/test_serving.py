@@ -145,6 +145,73 @@ def test_a_form_answers_for_each_file_and_says_which_is_damaged(server: Any, sho
     assert second["error"] == "transparent pixels; save it without transparency"
 
 
+def test_a_file_that_is_refused_costs_no_other_file_of_the_form(
+    fab: Any, server: Any, shot: Shot
+) -> None:
+    good = shot(201)
+    files = {
+        "empty.png": b"",
+        "good.png": good,
+        "cut.png": good[:20],
+        "text.png": b"not an image but a text",
+        "bomb.png": bomb(),
+        "long.png": shot(90) + bytes(MAX_IMAGE),
+        "again.png": good,
+    }
+    reply = server.send_form(list(files.items()))
+    results = {result["image"]: result for result in reply.json["results"]}
+    assert (reply.status, list(results)) == (200, list(files))
+    assert {name: result["error"] for name, result in results.items()} == {
+        "empty.png": "no image; send the bytes of an image file",
+        "good.png": None,
+        "cut.png": "damaged or cut off (Truncated File Read)",
+        "text.png": "not a PNG, JPEG, TIFF or BMP image, whatever its name; send the file itself",
+        "bomb.png": "30000 x 30000 pixels, more than 16,000,000",
+        "long.png": "more than 10,485,760 bytes; send less at once",
+        "again.png": None,
+    }
+    for name, result in results.items():
+        expected = server.classify(good).json["vector"] if files[name] == good else None
+        assert result["vector"] == expected
+    log = map(json.loads, (fab.root / AUDIT).read_text().splitlines())
+    kept = [line["image"] for line in log if line["request_id"] == reply.json["request_id"]]
+    assert kept == list(files)
+
+
+def test_a_form_of_files_that_are_all_refused_says_why_of_each(server: Any) -> None:
+    reply = server.send_form([("a.png", b""), ("b.png", b"a text")])
+    assert reply.status == 200
+    assert [r["error"].split(";")[0] for r in reply.json["results"]] == [
+        "no image",
+        "not a PNG, JPEG, TIFF or BMP image, whatever its name",
+    ]
+
+
+def test_the_only_file_of_a_form_is_refused_as_a_body_is(server: Any) -> None:
+    for content, status, code in ((b"", 400, "empty"), (b"a text", 415, "not_an_image")):
+        reply = server.send_form([("a.png", content)])
+        assert (reply.status, reply.json["code"]) == (status, code)
+
+
+NAMED = "up to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`, the first a letter or digit"
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("tool=a+b", f"tool: {NAMED}"),
+        ("tool=sem-1&step=-M1", f"step: {NAMED}"),
+        (f"tool={'a' * 65}", f"tool: {NAMED}"),
+        ("all_boxes=maybe", "all_boxes: 1 or 0"),
+    ],
+)
+def test_a_parameter_that_cannot_be_is_refused_in_words(
+    server: Any, shot: Shot, query: str, text: str
+) -> None:
+    reply = server.classify(shot(200), path=f"/v1/classify?{query}")
+    assert (reply.status, reply.json["code"], reply.json["error"]) == (422, "request", text)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
@@ -544,7 +611,7 @@ def test_the_log_has_a_line_for_each_request_and_no_image(server: Any, shot: Sho
     assert (line["status"], line["path"]) == (200, "/v1/classify")
     assert line["images"][0]["class"] == "spot"
     assert line["images"][0]["latency_ms"]["total"] > 0
-    assert "PNG" not in server.log.read_text()
+    assert "IHDR" not in server.log.read_text()
     assert all(len(json.dumps(line)) < 20_000 for line in server.logged("request"))
 
 

@@ -128,14 +128,14 @@ def files(target: Path) -> dict[str, bytes]:
     return found
 
 
-def test_each_content_has_one_row_and_each_file_a_sidecar(incoming: Path, tmp_path: Path) -> None:
+def test_each_file_has_a_row_and_a_sidecar(incoming: Path, tmp_path: Path) -> None:
     target = tmp_path / "results"
     before = {p: p.read_bytes() for p in incoming.rglob("*") if p.is_file()}
     assert work(incoming, target) == (13, 1, 1)
     rows = [row for lot in ("lot 1", "lot 2/wafer 7", ".") for row in table(target, lot)]
     names = [row["image"] for row in rows]
     expected = [f"lot 1/{k}.png" for k in range(6)] + ["top.png"]
-    expected += [f"lot 2/wafer 7/{k}.jpg" for k in range(6)]
+    expected += [f"lot 2/wafer 7/{k}.jpg" for k in range(6)] + ["lot 2/wafer 7/again.png"]
     assert sorted(names) == sorted(expected)
     assert len({row["sha256"] for row in rows}) == 13
     sidecar = json.loads((target / "lot 1" / "3.png.json").read_text())
@@ -172,9 +172,44 @@ def test_what_was_answered_is_not_asked_again_and_a_changed_file_is(
     assert work(incoming, target, ask) == (15, 1, 1)
     assert sorted(asked) == ["lot 1/0.png", "lot 1/broken.png"]
     names = [row["image"] for row in table(target, "lot 1")]
-    assert sorted(set(names)) == sorted([f"lot 1/{k}.png" for k in range(6)] + ["lot 1/broken.png"])
-    assert names.count("lot 1/0.png") == 2
+    assert sorted(names) == sorted([f"lot 1/{k}.png" for k in range(6)] + ["lot 1/broken.png"])
+    said = json.loads((target / "lot 1" / "0.png.json").read_text())
+    assert table(target, "lot 1")[names.index("lot 1/0.png")]["sha256"] == said["sha256"]
     assert set(first) < set(files(target))
+    (incoming / "lot 1" / "0.png").write_bytes(b"broken")
+    work(incoming, target, ask)
+    assert "lot 1/0.png" not in [row["image"] for row in table(target, "lot 1")]
+
+
+def test_a_copy_is_of_its_own_lot_and_tool(tmp_path: Path, shot: Shot) -> None:
+    folder, target = tmp_path / "in", tmp_path / "results"
+    places = {"sem-1/lot 1": "a.png", "sem-2/lot 2": "=b\r\n, 1.png", "sem-2": "c.png"}
+    for place, name in places.items():
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        (folder / place / name).write_bytes(shot(20))
+        (folder / place / "broken.png").write_bytes(b"broken")
+        work(folder, target, levels=("tool", "lot"))
+    (folder / "=top.png").write_bytes(shot(20))
+    assert work(folder, target, levels=("tool", "lot")) == (1, 1, 5)
+    rows = {place: table(target, place) for place in (*places, ".")}
+    assert {place: [row.pop("image") for row in found] for place, found in rows.items()} == {
+        "sem-1/lot 1": ["sem-1/lot 1/a.png"],
+        "sem-2/lot 2": ["sem-2/lot 2/=b\r\n, 1.png"],
+        "sem-2": ["sem-2/c.png"],
+        ".": ["./=top.png"],
+    }
+    assert all(found == rows["sem-1/lot 1"] for found in rows.values())
+    said = [json.loads(path.read_text()) for path in sorted(target.rglob("*.json"))]
+    assert {each["image"]: (each.get("tool"), each.get("copy_of")) for each in said} == {
+        "sem-1/lot 1/a.png": ("sem-1", None),
+        "sem-1/lot 1/broken.png": ("sem-1", None),
+        "sem-2/lot 2/=b\r\n, 1.png": ("sem-2", "sem-1/lot 1/a.png"),
+        "sem-2/lot 2/broken.png": ("sem-2", "sem-1/lot 1/broken.png"),
+        "sem-2/c.png": ("sem-2", "sem-1/lot 1/a.png"),
+        "sem-2/broken.png": ("sem-2", "sem-1/lot 1/broken.png"),
+        "=top.png": (None, "sem-1/lot 1/a.png"),
+    }
+    assert verify_audit(target / AUDIT).lines == 2
 
 
 class Killed(BaseException):

@@ -129,6 +129,8 @@ def _metadata(data: bytes) -> dict[str, str]:
 
 def _from_torch(data: bytes, path: Path) -> Tensors:
     try:
+        if data.startswith(b"PK"):
+            _check_stored(data, path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch warns of is an error below or harmless
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -138,6 +140,17 @@ def _from_torch(data: bytes, path: Path) -> Tensors:
         reason = str(error).partition("\n")[0]
         raise WeightsError(f"{path}: a damaged .pt file ({reason}); copy it again") from error
     return _state_dict(content, path)
+
+
+def _check_stored(data: bytes, path: Path) -> None:
+    """Refuse an archive of which little becomes a lot: torch stores all bytes, and each once."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = archive.infolist()
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if packed or sum(entry.file_size for entry in entries) > len(data):
+        raise WeightsError(
+            f"{path} is refused: it would unpack to more than it holds; save it with torch.save"
+        )
 
 
 def _state_dict(content: object, path: Path) -> Tensors:

@@ -10,6 +10,7 @@ import base64
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -473,7 +474,7 @@ def _number(value: Mapping[str, Any], key: str) -> float:
     number = value.get(key)
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise ValueError(f"{key} is {number!r} instead of a number")
-    if not math.isfinite(number):
+    if abs(number) > sys.float_info.max or math.isnan(number):
         raise ValueError(f"{key} is not a finite number")
     return float(number)
 
@@ -516,7 +517,10 @@ def _named(url: str, images: ImageNames) -> str:
     folder's image of that name may be meant. Label Studio puts eight digits in front of the name of
     an uploaded file.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise LookupError(f"no URL: {url!r} ({error})") from error
     given = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
     steps = [step for step in given.replace("\\", "/").split("/") if step]
     if not steps:

@@ -180,6 +180,21 @@ def test_files_that_are_no_model(tmp_path: Path, data: bytes) -> None:
         load_tensors(path)
 
 
+def test_a_file_that_would_unpack_to_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(100_000)}, tmp_path / "x.pt")
+    assert load_tensors(tmp_path / "x.pt")[0]["a"].shape == (100_000,)
+    small = tmp_path / "small.pt"
+    with (
+        zipfile.ZipFile(tmp_path / "x.pt") as stored,
+        zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in stored.namelist():
+            packed.writestr(name, stored.read(name))
+    assert small.stat().st_size < 4_000
+    with pytest.raises(WeightsError, match=r"small\.pt is refused: it would unpack to more"):
+        load_tensors(small)
+
+
 def test_a_zip_that_is_no_model(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
         archive.writestr("hello.txt", "hello")

@@ -126,6 +126,9 @@ def _is_folder(entry: zipfile.ZipInfo) -> bool:
 def _problem(entry: zipfile.ZipInfo, limits: Limits) -> str | None:
     name, kind = entry.orig_filename, stat.S_IFMT(entry.external_attr >> 16)
     steps = name.rstrip("/").split("/")
+    if entry.filename != name.split("\0")[0]:
+        # From Python 3.12 on a second name in the extra field is the one that is written.
+        return "two names"
     if "\\" in name or ":" in name or any(ord(c) < 32 or ord(c) == 127 for c in name):
         return "a name with a backslash, colon or control character"
     if any(step in ("", ".", "..") for step in steps):

@@ -442,6 +442,7 @@ def test_a_region_that_cannot_be_taken_is_a_fault(
         ({"x": "10"}, "x is '10' instead of a number"),
         ({"x": True}, "x is True instead of a number"),
         ({"y": math.nan}, "y is not a finite number"),
+        ({"y": 10**400}, "y is not a finite number"),
         ({"width": None}, "width is None instead of a number"),
         ({"width": -3}, "a box of -3 x 20 pixels"),
         ({"height": 0}, "a box of 30 x 0 pixels"),
@@ -491,6 +492,7 @@ def test_all_faults_are_named_together(workspace: Workspace, shape: Shape) -> No
         ('[{"data": 3, "annotations": [{"result": []}]}]', "no wafer_image and no URL"),
         ('[{"data": {"image": "data:x"}, "annotations": [{"result": []}]}]', "no wafer_image"),
         ('[{"data": {"image": "/"}, "annotations": [{"result": []}]}]', "no image in the URL '/'"),
+        ('[{"data": {"image": "http://[a/b.png"}, "annotations": [{"result": []}]}]', "no URL: "),
         (
             '[{"data": {"wafer_image": "e.png"}, "annotations": [{"id": 2}]}]',
             "task 1, annotation 2 of e.png has no list `result`",

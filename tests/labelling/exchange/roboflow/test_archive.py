@@ -49,6 +49,22 @@ def test_a_good_archive_is_unpacked_byte_for_byte(tmp_path: Path) -> None:
     assert found == files
 
 
+def test_an_entry_with_two_names_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = packed(tmp_path, ("readme.txt", b"evil"))
+    names = zipfile.ZipFile.infolist
+
+    def as_from_python_3_12_on(self: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+        entries = names(self)
+        for entry in entries:
+            entry.filename = "../../evil.txt"  # of an Info-ZIP Unicode Path field
+        return entries
+
+    monkeypatch.setattr(zipfile.ZipFile, "infolist", as_from_python_3_12_on)
+    assert refused(archive, tmp_path / "out") == ["readme.txt: two names"]
+
+
 @pytest.mark.parametrize(
     "name",
     [

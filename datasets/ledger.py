@@ -109,6 +109,11 @@ class Entry:
         """Return whether the box is there after this entry."""
         return self.decision not in GONE
 
+    def resized(self, size: tuple[int, int]) -> Entry:
+        """Return the entry with its box where it lies in an image that has another size now."""
+        box = None if self.box is None else rescaled(self.box, self.size, size)
+        return replace(self, size=size, box=box)
+
     def annotation(self) -> Annotation:
         """Return the box as an annotation.
 
@@ -190,10 +195,7 @@ class ImageState:
         old = self.entries[0].size
         if old == size:
             return self
-        entries = tuple(
-            replace(e, size=size, box=None if e.box is None else rescaled(e.box, old, size))
-            for e in self.entries
-        )
+        entries = tuple(entry.resized(size) for entry in self.entries)
         before = tuple(
             replace(a, box=Box(*rescaled(a.box.corners, old, size))) for a in self.before or ()
         )

@@ -88,7 +88,7 @@ class _Reader:
     classes: ClassTable
     cache: ImageCache
     names: Mapping[int, str]
-    label_files: frozenset[str]
+    contents: Mapping[str, bytes | None]
     states: Mapping[str, ImageState]
     faults: list[Fault] = field(default_factory=list)
 
@@ -109,14 +109,16 @@ class _Reader:
 
     def _text(self, image: str) -> str | None:
         name = label_name(image)
-        if name not in self.label_files:
+        if name not in self.contents:
             return None
-        path = self.labels / name
+        content = self.contents[name]
         try:
-            return path.read_bytes().decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError):
-            self._fault(image, "cannot be read as UTF-8 text", "write it again")
-            return ""
+            if content is not None:
+                return content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            pass
+        self._fault(image, "cannot be read as UTF-8 text", "write it again")
+        return ""
 
     def _boxes(self, image: str, text: str, size: tuple[int, int]) -> tuple[Annotation, ...]:
         file = str(self.labels / label_name(image))
@@ -185,6 +187,8 @@ def read_samples(
     faults += more + _orphans(labels, label_names, names)
     if NAMES_FILE in label_names:
         faults += _order_faults(labels / NAMES_FILE, classes)
+    # Before the ledger: of a file that is written anew meanwhile it knows the boxes before, too.
+    contents = {name: _content(labels / name) for name in label_names}
     states: Mapping[str, ImageState] = {}
     try:
         states = {} if ledger is None else read_states(ledger)
@@ -195,7 +199,7 @@ def read_samples(
         classes=classes,
         cache=cache,
         names=dict(enumerate(classes.detector_names)),
-        label_files=frozenset(label_names),
+        contents=contents,
         states=states,
         faults=faults,
     )
@@ -209,6 +213,14 @@ def read_samples(
     if faults:
         raise DataError(faults)
     return samples
+
+
+def _content(path: Path) -> bytes | None:
+    """Return what is in a file, None where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def _rows(

@@ -1,4 +1,7 @@
-"""The copies of the ledger's head in the records of runs: they tell what was cut off behind it."""
+"""The copies of the ledger's head in the records of runs: they tell what was cut off behind it.
+
+A ledger that was put aside (``ledger.jsonl.bak-N``), as `wafer init --force` does, is not missed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from wafer.datasets.chain import parse_line
 from wafer.datasets.errors import Fault
 from wafer.datasets.ledger import LEDGER, Chain
 
@@ -22,9 +26,10 @@ def copy_faults(root: Path, chain: Chain) -> Iterator[Fault]:
         root: of the workspace.
         chain: its ledger.
     """
+    aside = {_first_hash(path) for path in root.glob(f"{LEDGER}.bak-*")}
     for path in sorted((root / "runs").glob("*/*/run.json")):
         copy = _copy_of(path)
-        if copy is None:
+        if copy is None or copy["first"] in aside:
             continue
         run, count = path.parent.name, int(copy["count"])
         remedy = REMEDY
@@ -32,7 +37,8 @@ def copy_faults(root: Path, chain: Chain) -> Iterator[Fault]:
             gone = "is gone" if not chain.hashes else "is another one"
             problem = f"the ledger that {run} saw, of {count} lines, {gone}"
             remedy = (
-                f"{REMEDY}; where you began anew on purpose, delete {path.parent.relative_to(root)}"
+                f"{REMEDY}; where you began anew on purpose, have the old one beside it as "
+                f"{LEDGER}.bak-1, or take `ledger` out of {path.relative_to(root)}"
             )
         elif count > len(chain.hashes):
             problem = f"{count - len(chain.hashes)} lines that {run} saw are cut off"
@@ -41,6 +47,15 @@ def copy_faults(root: Path, chain: Chain) -> Iterator[Fault]:
         else:
             continue
         yield Fault(file=str(root / LEDGER), problem=problem, remedy=remedy)
+
+
+def _first_hash(path: Path) -> str | None:
+    """Return the hash of the first line of a ledger, None where it has no such line."""
+    try:
+        with path.open("rb") as lines:
+            return parse_line(lines.readline().rstrip(b"\n"))[2]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _copy_of(path: Path) -> dict[str, Any] | None:

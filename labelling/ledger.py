@@ -194,8 +194,8 @@ class Ledger:
         Raises:
             ConflictError: an image has another revision than ``expected``, or a label file that
                 whoever decided has not seen.
-            DataError: a label file was edited by hand, or the ledger was changed. Nothing is
-                recorded then.
+            DataError: a label file was edited by hand, or the ledger was changed or is gone.
+                Nothing is recorded then.
             OSError: the disk is full or fails. The ledger is as it was, or has the change and the
                 next call writes the label files.
         """
@@ -513,6 +513,7 @@ class Ledger:
         if not self._file(state.image).exists():
             gone = tuple(again(entry, decision="withdrawn") for entry in state.entries)
             return Revision(state.image, gone)
+        state = state.resized(self._cache.size(state.image))
         pairs, left = paired(self._boxes_of(state.image), state.live)
         events = [
             again(before, decision=before.decision)

@@ -124,7 +124,7 @@ def take_in(
         _revision(
             drawing,
             _ruled(workspace, samples[drawing.image], drawing, cache),
-            state=states.get(drawing.image),
+            state=_as_it_is(states.get(drawing.image), cache),
             image_class=samples[drawing.image].image_class,
             source=source,
         )
@@ -135,6 +135,11 @@ def take_in(
     ledger.record(changes, who=this_user())
     notes = (*_contradictions(drawings, samples, workspace), *renew_view(workspace))
     return TakenIn(tuple(written), tuple(unchanged), tuple(replaced), notes)
+
+
+def _as_it_is(state: ImageState | None, cache: ImageCache) -> ImageState | None:
+    """Return a state with its boxes in pixels of the image as it is now."""
+    return None if state is None else state.resized(cache.size(state.image))
 
 
 def _just_adopted(state: ImageState) -> bool:

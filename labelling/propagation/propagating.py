@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from wafer.datasets.errors import TrainingError
+from wafer.datasets.errors import ImageError, TrainingError
 from wafer.datasets.files import sha256_file
 from wafer.datasets.ledger import Entry, ImageState
 from wafer.datasets.records import Annotation, Sample
@@ -146,7 +147,7 @@ def propagate(
     ledger = Ledger(workspace)
     ledger.check_edits()
     ledger.adopt(who=this_user(), edited=False)
-    states, histories = ledger.states(), ledger.histories()
+    states, histories = ledger.states(), _histories(workspace, ledger)
     samples = workspace.samples()
     roles = assign_roles(workspace, samples, folds=folds, seed=seed)
     size = _sufficient_size(workspace, roles) if imgsz is None else imgsz
@@ -257,6 +258,17 @@ def _data(workspace: Workspace, samples: Sequence[Sample], roles: Roles) -> str:
     )
     places = [[s.image, roles.fold.get(s.image)] for s in samples]
     return hashlib.sha256(json.dumps([seen, places]).encode()).hexdigest()
+
+
+def _histories(workspace: Workspace, ledger: Ledger) -> dict[str, tuple[tuple[Entry, ...], ...]]:
+    """Return what was said of every image that is there, in pixels of the image as it is now."""
+    cache = workspace.image_cache()
+    found = {}
+    for image, history in ledger.histories().items():
+        with suppress(ImageError, OSError):
+            size = cache.size(image)
+            found[image] = tuple(tuple(e.resized(size) for e in each) for each in history)
+    return found
 
 
 def _digests(workspace: Workspace, roles: Roles) -> dict[str, str]:

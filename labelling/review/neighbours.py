@@ -59,13 +59,20 @@ class Neighbours:
         order = dict.fromkeys([*near[::-1][: SHOWN // 2], *images[::-1]])
         readable = ((image, size) for image in order if (size := self._size(image)) is not None)
         return tuple(
-            Neighbour(image, size, self._boxes(image, class_name, states))
+            Neighbour(image, size, self._boxes(image, class_name, states, size=size))
             for image, size in islice(readable, SHOWN)
         )
 
     def _boxes(
-        self, image: str, class_name: str | None, states: Mapping[str, ImageState]
+        self,
+        image: str,
+        class_name: str | None,
+        states: Mapping[str, ImageState],
+        *,
+        size: tuple[int, int],
     ) -> tuple[tuple[float, float, float, float], ...]:
         state = states.get(image)
-        annotations = self._samples[image].annotations if state is None else state.annotations
+        annotations = (
+            self._samples[image].annotations if state is None else state.resized(size).annotations
+        )
         return tuple(a.box.corners for a in annotations or () if a.class_name == class_name)

@@ -72,9 +72,11 @@ class Output:
         return not stored.error or (self._folder / stored.lot / TABLE).exists()
 
     def _write_answer(self, stored: Stored) -> None:
+        _write_json(self._answer_file(stored), self._said(stored))
+
+    def _answer_file(self, stored: Stored) -> Path:
         path = PurePosixPath(stored.path)
-        name = f"{_fitting(path.name, stored.key)}.json"
-        _write_json(self._folder / path.parent / name, self._said(stored))
+        return self._folder / path.parent / f"{_fitting(path.name, stored.key)}.json"
 
     def _said(self, stored: Stored) -> dict[str, Any]:
         """Return what was said about a content, as of this file."""
@@ -90,6 +92,7 @@ class Output:
         path = PurePosixPath(stored.path)
         place = self._folder / DEAD_LETTERS / path.parent
         name = f"{_fitting(path.stem, stored.key)}.{stored.key[:DIGITS]}"
+        self._answer_file(stored).unlink(missing_ok=True)  # of what the file was before
         _write_json(place / f"{name}.json", self._said(stored))
         copy = place / f"{name}{path.suffix}"
         if (content := self._content(stored)) is not None and not copy.exists():

@@ -631,6 +631,61 @@ def entry_of_another_ledger(kept: bytes) -> bytes:
     return entry
 
 
+def test_a_ledger_that_was_put_aside_on_purpose_is_not_missed(workspace: Workspace) -> None:
+    ledger = Ledger(workspace)
+    ledger.record([by_model("1.png", Box(0, 0, 25, 20))], who="test")
+    run = workspace.runs / "yolov5n-001"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps({"ledger": ledger.head()}))
+    samples = [Sample(f"{n}.png", "scratch", split="train") for n in range(6)]
+    workspace = create_workspace(
+        workspace.root, images=workspace.images, classes=CLASSES, samples=samples, force=True
+    )
+    drawn = reviewed("2.png", [ReviewedBox(Box(0, 20, 25, 30), "scratch")], state=None)
+    Ledger(workspace).record([drawn], who="Ada")
+    assert Ledger(workspace).adopt(who="Ada") == 0
+    assert verify_ledger(workspace).faults == ()
+
+
+def test_boxes_are_adopted_in_pixels_of_an_image_that_was_resized(workspace: Workspace) -> None:
+    ledger = Ledger(workspace)
+    ledger.record([by_model("5.png", Box(0, 0, 25, 20), Box(25, 20, 50, 30))], who="test")
+    Image.open(workspace.image_path("5.png")).resize((25, 20)).save(workspace.image_path("5.png"))
+    with workspace.label_path("5.png").open("a") as file:
+        file.write("0 0.25 0.75 0.5 0.5\n")
+    assert ledger.adopt(who="Ada") == 2  # with 0.png, which was drawn before there was a ledger
+    found = annotations(workspace, "5.png")
+    assert found is not None
+    assert [(a.box.corners, a.source) for a in found] == [
+        ((0, 0, 12.5, 10), "model"),
+        ((12.5, 10, 25, 15), "model"),
+        ((0, 10, 12.5, 20), "human"),
+    ]
+
+
+def test_a_reader_beside_a_writer_knows_the_boxes_of_a_model(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(workspace)
+    ledger.record([by_model("5.png", Box(0, 0, 25, 20))], who="test")
+    read = Path.read_bytes
+    label = workspace.label_path("5.png")
+    newer = iter([by_model("5.png", Box(25, 20, 50, 40))])
+
+    def read_and_somebody_writes(path: Path) -> bytes:
+        content = read(path)
+        if path == label and (revision := next(newer, None)) is not None:
+            with monkeypatch.context() as during:
+                during.setattr(Path, "read_bytes", read)
+                ledger.record([revision], who="test")
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_and_somebody_writes)
+    (first,) = annotations(workspace, "5.png") or ()
+    (second,) = annotations(workspace, "5.png") or ()
+    assert [(a.box.xmin, a.source) for a in (first, second)] == [(0, "model"), (25, "model")]
+
+
 def test_an_image_that_went_is_left_out_of_what_can_be_recorded(workspace: Workspace) -> None:
     ledger = Ledger(workspace)
     boxes = [by_model(f"{n}.png", Box(0, 0, 25, 20)) for n in (1, 2)]

@@ -179,6 +179,7 @@ def test_what_was_answered_is_not_asked_again_and_a_changed_file_is(
     (incoming / "lot 1" / "0.png").write_bytes(b"broken")
     work(incoming, target, ask)
     assert "lot 1/0.png" not in [row["image"] for row in table(target, "lot 1")]
+    assert not (target / "lot 1" / "0.png.json").exists()
 
 
 def test_a_copy_is_of_its_own_lot_and_tool(tmp_path: Path, shot: Shot) -> None:

@@ -85,6 +85,7 @@ class WaferTrainer(DetectionTrainer):  # type: ignore[misc]
     maps: NDArray[np.float64] | None = None
     draws: tuple[ClassDraw, ...] = ()
     batches_done = 0
+    _oom_retries = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -108,6 +109,37 @@ class WaferTrainer(DetectionTrainer):  # type: ignore[misc]
             super()._setup_train()
         finally:
             torch.nn.parallel.DistributedDataParallel = parallel  # type: ignore[misc]
+
+    def _do_train(self) -> None:
+        """Train.
+
+        Raises:
+            TrainingError: the memory of the GPU is too small.
+        """
+        try:
+            super()._do_train()
+        except torch.OutOfMemoryError as error:
+            raise self._out_of_memory() from error
+
+    def _build_train_pipeline(self) -> None:
+        """Build the loaders and the optimizer, once.
+
+        ultralytics would come here again with half the batch where the first epoch finds no
+        memory, and train another network than the one that ``run.json`` and the tables tell of.
+
+        Raises:
+            TrainingError: the memory of the GPU is too small.
+        """
+        if self._oom_retries:
+            raise self._out_of_memory()
+        super()._build_train_pipeline()
+
+    def _out_of_memory(self) -> TrainingError:
+        asked = self.args.nbs  # args.batch may be halved already
+        return TrainingError(
+            f"out of memory with --batch {asked}; give a smaller --batch, or free the GPU and "
+            "start the same command again"
+        )
 
     def get_dataset(self) -> dict[str, Any]:
         """Return names and channels of the plan; the images themselves stay records."""

@@ -107,7 +107,8 @@ def train_detector(
 
     Raises:
         TrainingError: an argument out of range, no box to learn from, no validation image, data
-            that have changed, a loss that is no number, or a disk that is full.
+            that have changed, a loss that is no number, a GPU out of memory, or a disk that is
+            full.
         DataError: faults in the workspace or images that cannot be decoded.
         WeightsError: first weights that do not fit.
     """
@@ -276,7 +277,8 @@ def _train(run: Run, arguments: Mapping[str, Any], progress: Progress | None) ->
         "workers": min(8, os.cpu_count() or 1),
         "amp": arguments["device"] != "cpu",
         # A step after every batch. ultralytics adds up gradients until 64 images were seen: with
-        # the small batches that small data call for that is a quarter of the steps.
+        # the small batches that small data call for that is a quarter of the steps. The trainer
+        # also reads from here what batch was asked for.
         "nbs": arguments["batch"],
         **{k: arguments[k] for k in ("epochs", "batch", "imgsz", "optimizer", "patience")},
         "freeze": arguments["freeze"] or None,

@@ -361,6 +361,34 @@ def test_a_loss_that_is_no_number_stops_and_names_epoch_and_checkpoint(
     assert all(bool(torch.isfinite(t).all()) for t in state["ema"].values())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_gpu_out_of_memory_is_refused_and_the_batch_is_never_halved(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    sound = WaferTrainer.preprocess_batch
+    images: list[int] = []
+
+    def crowded(self: WaferTrainer, batch: dict[str, Any]) -> dict[str, Any]:
+        images.append(len(batch["img"]))
+        if len(images) == epoch + 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+        return sound(self, batch)
+
+    monkeypatch.setattr(WaferTrainer, "preprocess_batch", crowded)
+    monkeypatch.setattr(WaferTrainer, "plot_training_samples", lambda self, batch, ni: None)
+    with pytest.raises(TrainingError) as caught:
+        train_detector(workspace, **{**SMALL, "batch": 65})
+    assert str(caught.value) == (
+        "out of memory with --batch 65; give a smaller --batch, or free the GPU and start the "
+        "same command again"
+    )
+    assert len(images) == epoch + 1
+    run = workspace.runs / "yolov5n-001"
+    assert json.loads((run / "run.json").read_text())["arguments"]["batch"] == 65
+    assert (run / "weights" / "state.pt").is_file() == (epoch == 1)
+
+
 OFFLINE = """
 import sys
 def forbid(event, arguments):

@@ -50,8 +50,8 @@ def download_version(
         progress: called with the bytes that are there and their number.
 
     Raises:
-        ExchangeError: no such version, one with augmentation, refused, no answer, or more than 8
-            GiB.
+        ExchangeError: no such version, one with augmentation, cropping or padding, refused, no
+            answer, or more than 8 GiB.
     """
     workspace, _, name = project.name.partition("/")
     what = f"version {version} of {project.name}"
@@ -65,6 +65,12 @@ def download_version(
         raise ExchangeError(
             f"{what} has augmentation ({', '.join(changes)}): its boxes are those of changed "
             "images; generate a version without"
+        )
+    if moved := _moved(about.preprocessing or {}):
+        raise ExchangeError(
+            f"{what} has preprocessing that crops or pads ({', '.join(moved)}): its boxes are not "
+            "those of the images; generate a version with resize 'Stretch to' or none, and without "
+            "the rest"
         )
     waited = 0.0
     while True:
@@ -84,6 +90,21 @@ def download_version(
         raise ExchangeError(f"Roboflow, exporting {what}: a link to {parts.scheme} only")
     log.info("downloading %s from %s", what, parts.netloc)
     question("downloading", lambda: _fetch(link, path, progress))
+
+
+def _moved(preprocessing: dict[str, Any]) -> list[str]:
+    """Return the steps after which a place in the image is another share of its sides."""
+    on = {
+        key: step
+        for key, step in preprocessing.items()
+        if step and not (isinstance(step, dict) and step.get("enabled") is False)
+    }
+    resize = on.get("resize")
+    how = str(resize.get("format")) if isinstance(resize, dict) else ""
+    # "Fit (black edges) in" and its like pad, "Fill (with center crop) in" cuts; "Fit within" and
+    # "Stretch to" do neither.
+    resizing = [f"resize '{how}'"] if how.startswith(("Fit (", "Fill")) else []
+    return [key for key in ("static-crop", "tile", "isolate") if key in on] + resizing
 
 
 def _fetch(link: str, path: Path, progress: Callable[[int, int | None], None] | None) -> None:

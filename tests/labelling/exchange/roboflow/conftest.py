@@ -61,6 +61,7 @@ class Roboflow:
     kind: str = "object-detection"
     images: dict[str, Stored] = field(default_factory=dict)
     augmentation: dict[str, Any] = field(default_factory=dict)
+    preprocessing: dict[str, Any] = field(default_factory=dict)
     archive: bytes = b""
     packing: int = 0
     predictions: Any = field(default_factory=list)
@@ -133,7 +134,7 @@ def handler_of(remote: Roboflow) -> type[BaseHTTPRequestHandler]:
         def project(self, **_: Any) -> None:
             version = {
                 **{"id": f"{NAME}/3", "augmentation": remote.augmentation, "created": 1.0},
-                **{"images": 3, "preprocessing": {}, "splits": {}, "exports": []},
+                **{"images": 3, "preprocessing": remote.preprocessing, "splits": {}, "exports": []},
             }
             about = {
                 **{"annotation": "defects", "classes": {}, "colors": {}, "created": 1.0},

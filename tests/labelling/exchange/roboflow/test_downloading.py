@@ -8,10 +8,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from wafer.datasets.errors import DataError, ExchangeError, WaferError
+from wafer.datasets.images import decode_image
+from wafer.datasets.synthetic.generate import generate_workspace
 from wafer.datasets.workspace import Workspace
 from wafer.labelling.exchange.drawings import Drawing
 from wafer.labelling.exchange.roboflow.downloading import download_version
@@ -43,6 +47,28 @@ def problems(workspace: Workspace, data: bytes) -> list[str]:
     assert list((workspace.cache / "roboflow").iterdir()) == []
     assert all(str(workspace.cache) not in str(fault) for fault in caught.value.faults)
     return [fault.problem for fault in caught.value.faults]
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Three synthetic images of 256 pixels."""
+    root = tmp_path_factory.mktemp("synthetic") / "w"
+    return generate_workspace(
+        root, images=3, counts="scratch=1,particle=1,C_residue=1", size=256, processes=1, seed=5
+    )
+
+
+def one_of(workspace: Workspace, image: str, change: Any, *, quality: int = 75) -> bytes:
+    """An export of one changed image, with a box at (64, 96, 128, 160) of 256 if unchanged."""
+    pixels = np.ascontiguousarray(change(decode_image(workspace.image_path(image))))
+    out, jpeg = io.BytesIO(), io.BytesIO()
+    Image.fromarray(pixels).save(jpeg, "JPEG", quality=quality)
+    with zipfile.ZipFile(out, "w") as archive:
+        names = ", ".join(workspace.classes.detector_names)
+        archive.writestr("data.yaml", f"names: [{names}]")
+        archive.writestr(f"train/images/{Path(image).stem}.jpg", jpeg.getvalue())
+        archive.writestr(f"train/labels/{Path(image).stem}.txt", "0 0.375 0.5 0.25 0.25\n")
+    return out.getvalue()
 
 
 def corners(drawing: Drawing) -> list[tuple[str, Any]]:
@@ -99,6 +125,53 @@ def test_boxes_of_a_changed_copy_are_refused(
     files["lot1/a.png"] = name, exported.picture("lot1/a.png", change)
     (problem,) = problems(workspace, exported.yolo(BOXES, files))
     assert problem == f"lot1/a.png: {name} does not look like it"
+
+
+@pytest.mark.parametrize(
+    ("change", "away"),
+    [
+        (lambda p: p[6:-6, 6:-6], 2.4),
+        (lambda p: p[:, 12:], 4.9),
+        (lambda p: p[:-5], 2.0),
+        (lambda p: np.pad(p, ((4, 4), (0, 0))), 1.5),
+        (lambda p: np.pad(p, ((0, 0), (6, 6)), constant_values=255), 2.2),
+        (lambda p: np.pad(p, ((0, 8), (0, 0)), "reflect"), 3.0),
+    ],
+)
+def test_boxes_of_a_slightly_cropped_or_padded_copy_are_refused(
+    synthetic: Workspace, change: Any, away: float
+) -> None:
+    for image in (s.image for s in synthetic.samples()):
+        (problem,) = problems(synthetic, one_of(synthetic, image, change))
+        start, _, share = problem.removesuffix("% away").rpartition(" ")
+        name = f"{Path(image).stem}.jpg"
+        assert start == f"{image}: {name} is cropped or padded: its edges are"
+        assert float(share) == pytest.approx(away, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(lambda p: p, lambda p: cv2.equalizeHist(p), lambda p: np.repeat(p, 2, axis=1)),
+        *(lambda p: cv2.createCLAHE(3.0, (8, 8)).apply(p), lambda p: 255 - (255 - p) // 2),
+        lambda p: cv2.resize(p, (128, 128), interpolation=cv2.INTER_AREA),
+        lambda p: cv2.resize(p, (416, 640)),
+    ],
+)
+def test_a_resized_copy_with_another_contrast_is_good(synthetic: Workspace, change: Any) -> None:
+    for sample in synthetic.samples():
+        (drawing,), notes = read(synthetic, one_of(synthetic, sample.image, change, quality=60))
+        assert drawing.image == sample.image
+        assert drawing.annotations[0].box.corners == pytest.approx((64, 96, 128, 160), abs=1e-3)
+        assert notes == ()
+
+
+def test_an_image_that_shows_nothing_and_has_no_box_is_no_fault(
+    workspace: Workspace, exported: Any
+) -> None:
+    Image.fromarray(np.zeros((80, 120), np.uint8)).save(workspace.image_path("c.png"))
+    drawings, _ = read(workspace, exported.yolo({**BOXES, "c.png": []}))
+    assert [d.image for d in drawings] == sorted(BOXES)
 
 
 def test_several_copies_of_an_image_are_refused(workspace: Workspace, exported: Any) -> None:
@@ -280,6 +353,48 @@ def test_a_version_with_augmentation_is_refused(
     with pytest.raises(ExchangeError, match=r"has augmentation \(flip\)"):
         fetched(workspace, remote, pauses)
     assert remote.count("export") == 0
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "named"),
+    [
+        ({"static-crop": {"x_min": 10, "x_max": 90, "y_min": 0, "y_max": 100}}, "static-crop"),
+        ({"tile": {"rows": 2, "columns": 2}, "isolate": True}, "tile, isolate"),
+        *(
+            ({"resize": {"width": 640, "height": 640, "format": how}}, f"resize '{how}'")
+            for how in ("Fit (black edges) in", "Fit (reflect edges) in")
+        ),
+        (
+            {"resize": {"format": "Fill (with center crop) in"}},
+            "resize 'Fill (with center crop) in'",
+        ),
+    ],
+)
+def test_a_version_that_is_cropped_or_padded_is_refused(
+    workspace: Workspace, remote: Any, pauses: list[float], preprocessing: Any, named: str
+) -> None:
+    remote.preprocessing = {"auto-orient": True, **preprocessing}
+    with pytest.raises(ExchangeError) as caught:
+        fetched(workspace, remote, pauses)
+    assert str(caught.value) == (
+        f"version 3 of {remote.name} has preprocessing that crops or pads ({named}): its boxes are "
+        "not those of the images; generate a version with resize 'Stretch to' or none, and without "
+        "the rest"
+    )
+    assert remote.count("export") == 0
+
+
+@pytest.mark.parametrize("how", ["Stretch to", "Fit within"])
+def test_a_version_that_is_only_resized_is_fetched(
+    workspace: Workspace, remote: Any, pauses: list[float], how: str
+) -> None:
+    remote.archive = b"PK"
+    remote.preprocessing = {
+        **{"auto-orient": True, "grayscale": True, "contrast": {"type": "Contrast Stretching"}},
+        **{"resize": {"width": 640, "height": 640, "format": how}, "tile": None},
+        "static-crop": {"enabled": False, "x_min": 0},
+    }
+    assert fetched(workspace, remote, pauses).read_bytes() == b"PK"
 
 
 def test_a_version_that_is_not_there_is_said(

@@ -366,6 +366,6 @@ def test_ctrl_c_in_a_terminal_is_one_line(tmp_path: Path) -> None:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers too
     _, said = process.communicate(timeout=120)
-    assert process.returncode == 1
+    assert process.returncode == 1, said
     assert "Traceback" not in said
     assert said.rstrip().endswith("wafer: stopped; start the same command again to go on")

@@ -1357,14 +1357,9 @@ def _workspace(folder: Path | None, *, images_needed: bool = True) -> Any:
 
 
 def _workspace_if_any(folder: Path | None) -> Any:
-    """Return the workspace that is named or at or above the current folder, None where none is.
+    from wafer.datasets.workspace import workspace_if_any
 
-    Its images may be away: who can do without a workspace needs its models, keys and logs alone.
-    """
-    from wafer.datasets.workspace import open_workspace, workspace_folder
-
-    found = workspace_folder() if folder is None else folder
-    return None if found is None else open_workspace(found, images_needed=False)
+    return workspace_if_any(folder)
 
 
 def _keys_file(keys: Path | None, workspace: Path | None) -> Path:

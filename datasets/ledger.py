@@ -111,6 +111,8 @@ class Entry:
 
     def resized(self, size: tuple[int, int]) -> Entry:
         """Return the entry with its box where it lies in an image that has another size now."""
+        if size == self.size:
+            return self
         box = None if self.box is None else rescaled(self.box, self.size, size)
         return replace(self, size=size, box=box)
 

@@ -88,7 +88,7 @@ class _Reader:
     classes: ClassTable
     cache: ImageCache
     names: Mapping[int, str]
-    contents: Mapping[str, bytes | None]
+    texts: Mapping[str, str | None]
     states: Mapping[str, ImageState]
     faults: list[Fault] = field(default_factory=list)
 
@@ -109,16 +109,12 @@ class _Reader:
 
     def _text(self, image: str) -> str | None:
         name = label_name(image)
-        if name not in self.contents:
+        if name not in self.texts:
             return None
-        content = self.contents[name]
-        try:
-            if content is not None:
-                return content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            pass
-        self._fault(image, "cannot be read as UTF-8 text", "write it again")
-        return ""
+        text = self.texts[name]
+        if text is None:
+            self._fault(image, "cannot be read as UTF-8 text", "write it again")
+        return text or ""
 
     def _boxes(self, image: str, text: str, size: tuple[int, int]) -> tuple[Annotation, ...]:
         file = str(self.labels / label_name(image))
@@ -188,7 +184,7 @@ def read_samples(
     if NAMES_FILE in label_names:
         faults += _order_faults(labels / NAMES_FILE, classes)
     # Before the ledger: of a file that is written anew meanwhile it knows the boxes before, too.
-    contents = {name: _content(labels / name) for name in label_names}
+    texts = {name: _text(labels / name) for name in label_names}
     states: Mapping[str, ImageState] = {}
     try:
         states = {} if ledger is None else read_states(ledger)
@@ -199,7 +195,7 @@ def read_samples(
         classes=classes,
         cache=cache,
         names=dict(enumerate(classes.detector_names)),
-        contents=contents,
+        texts=texts,
         states=states,
         faults=faults,
     )
@@ -215,11 +211,11 @@ def read_samples(
     return samples
 
 
-def _content(path: Path) -> bytes | None:
-    """Return what is in a file, None where it cannot be read."""
+def _text(path: Path) -> str | None:
+    """Return the text of a file, None where it cannot be read."""
     try:
-        return path.read_bytes()
-    except OSError:
+        return path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError):
         return None
 
 

@@ -41,6 +41,7 @@ __all__ = [
     "select",
     "trusted",
     "workspace_folder",
+    "workspace_if_any",
     "write_yolo_view",
 ]
 
@@ -166,6 +167,21 @@ def find_workspace(start: Path | None = None, *, images_needed: bool = True) -> 
             "`wafer init`, go into one, or name it with `--workspace DIR`"
         )
     return open_workspace(folder, images_needed=images_needed)
+
+
+def workspace_if_any(folder: Path | None) -> Workspace | None:
+    """Open the workspace of a folder, or at or above the current one; None where none is.
+
+    Its images may be away: who can do without a workspace needs its models, classes and logs alone.
+
+    Args:
+        folder: None looks at the current folder and above.
+
+    Raises:
+        WorkspaceError, DataError: as `open_workspace`.
+    """
+    found = workspace_folder() if folder is None else folder
+    return None if found is None else open_workspace(found, images_needed=False)
 
 
 def open_workspace(root: Path, *, images_needed: bool = True) -> Workspace:

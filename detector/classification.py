@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Unpack
 
 from wafer.datasets.errors import WaferError, WeightsError
-from wafer.datasets.workspace import Workspace, open_workspace, workspace_folder
+from wafer.datasets.workspace import Workspace, workspace_if_any
 from wafer.detector.torch_backend import torch_backend
 from wafer.inference.all_boxes import CONFIDENCE
 from wafer.inference.classification import OnTorch, Options, TorchModel, classify_with
@@ -51,7 +51,7 @@ def classify_images(
         boxes=all_boxes,
         about="" if above is None else f", boxes above {above}",
     )
-    return classify_with(on_torch, images, workspace=_workspace(workspace), **options)
+    return classify_with(on_torch, images, workspace=workspace_if_any(workspace), **options)
 
 
 def _above(all_boxes: Path | None, min_confidence: float | None) -> float | None:
@@ -73,8 +73,3 @@ def _load(
     detector = load_detector(path, device=device)
     predictor = replace(detector.predictor, engine=detector.engine(above=above))
     return TorchModel(path=path, digest=detector.checkpoint.digest, predictor=predictor)
-
-
-def _workspace(folder: Path | None) -> Workspace | None:
-    found = workspace_folder() if folder is None else folder
-    return None if found is None else open_workspace(found, images_needed=False)

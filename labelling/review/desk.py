@@ -364,6 +364,9 @@ class Desk:
 
     def _judged(self, task: Task) -> ImageState | None:
         """Return the boxes that an audit is about, whatever somebody has made of them since."""
+        state = self.ledger.states().get(task.image)
+        if state is not None and state.revision == task.revision:
+            return state
         entries = next(
             (each for each in self.ledger.history(task.image) if each[0].revision == task.revision),
             None,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from wafer.datasets.ledger import ImageState
+from wafer.datasets.ledger import Corners, ImageState
 from wafer.datasets.records import Sample
 from wafer.datasets.workspace import trusted
 
@@ -21,7 +21,7 @@ class Neighbour:
 
     image: str
     size: tuple[int, int]
-    boxes: tuple[tuple[float, float, float, float], ...]
+    boxes: tuple[Corners, ...]
 
 
 class Neighbours:
@@ -70,7 +70,7 @@ class Neighbours:
         states: Mapping[str, ImageState],
         *,
         size: tuple[int, int],
-    ) -> tuple[tuple[float, float, float, float], ...]:
+    ) -> tuple[Corners, ...]:
         state = states.get(image)
         annotations = (
             self._samples[image].annotations if state is None else state.resized(size).annotations

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from wafer.datasets.boxes import fitted_box, full_frame
 from wafer.datasets.classes import ClassTable
 from wafer.datasets.errors import ConflictError, WaferError
-from wafer.datasets.ledger import Entry, ImageState
+from wafer.datasets.ledger import Corners, Entry, ImageState
 from wafer.datasets.records import Box
 from wafer.labelling.ledger import BoxEvent
 from wafer.labelling.queue import Candidate, Queue
@@ -18,7 +18,6 @@ from wafer.labelling.verdicts import ReviewedBox
 
 __all__ = ["GivenBox", "ShownBox", "reviewed_boxes", "shown_boxes"]
 
-Corners = tuple[float, float, float, float]
 SAME = 0.9
 """From this overlap on a candidate is a box that is there already."""
 DRAWN = 0.999

@@ -357,7 +357,12 @@ def test_ctrl_c_in_a_terminal_is_one_line(tmp_path: Path) -> None:
     wafer = Path(sys.executable).with_name("wafer")
     command = [wafer, "synth", tmp_path / "w", "--images", "400", "--size", "680"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        # A shell starts what runs in the background, as the tests may, with SIGINT ignored.
+        ["env", "--default-signal=INT", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "w").glob("images/*.jpg")):

@@ -35,7 +35,7 @@ from wafer.inference.records import Predictor, TopOne
 class Brightness:
     def infer(self, images, /):
         if Path("slow").exists():
-            time.sleep(0.1)
+            time.sleep(0.03)
         if Path("deadly").exists():
             os.kill(os.getpid(), signal.SIGKILL)
         if Path("once").exists():
@@ -217,7 +217,8 @@ def test_killed_at_any_moment_the_output_is_that_of_an_uninterrupted_run(
     """Ten times the parent or one of its processes is killed, or Ctrl-C is pressed twice."""
 
     def started(output: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", KILLED, output]
+        # A shell starts what runs in the background, as the tests may, with SIGINT ignored.
+        command = ["env", "--default-signal=INT", sys.executable, "-c", KILLED, output]
         piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, **piped, text=True, start_new_session=True)
 

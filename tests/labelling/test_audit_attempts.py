@@ -239,7 +239,7 @@ def test_a_ledger_that_is_gone_is_missed(accepted: Make) -> None:
     (workspace.root / "ledger.head").unlink()
     (fault,) = verify_ledger(workspace).faults
     assert "the ledger that yolov5n-001 saw, of 5 lines, is gone" in str(fault)
-    with pytest.raises(DataError, match=r"put the ledger back.*ledger\.jsonl\.bak-1"):
+    with pytest.raises(DataError, match=r"put the ledger back.*ledger\.jsonl\.bak-1 and"):
         Ledger(workspace).adopt(who="Ada")  # boxes of a model would become a person's
     ledger = Ledger(workspace)
     assert ledger.states() == {}

@@ -504,23 +504,34 @@ def test_a_full_disk_leaves_the_ledger_as_it_was(workspace: Workspace) -> None:
     assert (found.faults, found.edits, found.notes) == ((), (), ())
 
 
+def somebody_writes(
+    ledger: Ledger,
+    revisions: list[Revision],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    after: tuple[str, ...],
+) -> None:
+    """From now on a change is recorded whenever one of these files was read, while any is left."""
+    read, left = Path.read_bytes, iter(revisions)
+
+    def read_and_write(path: Path) -> bytes:
+        content = read(path)
+        if path.name in after and (revision := next(left, None)) is not None:
+            with monkeypatch.context() as during:
+                during.setattr(Path, "read_bytes", read)
+                ledger.record([revision], who="test")
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_and_write)
+
+
 def test_a_reader_beside_a_writer_sees_no_tampering(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = Ledger(workspace)
     ledger.record([by_model("1.png", Box(0, 0, 25, 20))], who="test")
-    read = Path.read_bytes
-    others = iter(["2.png", "3.png", "4.png"])
-
-    def read_and_somebody_writes(path: Path) -> bytes:
-        content = read(path)
-        if path.parent == workspace.root and (image := next(others, None)) is not None:
-            with monkeypatch.context() as during:
-                during.setattr(Path, "read_bytes", read)
-                ledger.record([by_model(image, Box(0, 0, 25, 20))], who="test")
-        return content
-
-    monkeypatch.setattr(Path, "read_bytes", read_and_somebody_writes)
+    others = [by_model(f"{n}.png", Box(0, 0, 25, 20)) for n in (2, 3, 4)]
+    somebody_writes(ledger, others, monkeypatch, after=(HEAD, LEDGER))
     chain = read_chain(workspace.root)
     assert chain.faults == ()
     assert [entry.image for entry in chain.entries] == ["1.png", "2.png"]
@@ -647,6 +658,32 @@ def test_a_ledger_that_was_put_aside_on_purpose_is_not_missed(workspace: Workspa
     assert verify_ledger(workspace).faults == ()
 
 
+@pytest.mark.parametrize("with_head", [True, False])
+def test_a_backup_of_the_ledger_hides_no_lines_that_are_cut_off(
+    workspace: Workspace, with_head: bool
+) -> None:
+    ledger = Ledger(workspace)
+    for number in (1, 2):
+        ledger.record([by_model(f"{number}.png", Box(0, 0, 25, 20))], who="test")
+        shutil.copy(workspace.root / LEDGER, workspace.root / f"{LEDGER}.{number}")
+        shutil.copy(workspace.root / HEAD, workspace.root / f"{HEAD}.{number}")
+    run = workspace.runs / "yolov5n-001"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps({"ledger": ledger.head()}))
+    shutil.copy(workspace.root / LEDGER, workspace.root / f"{LEDGER}.bak-1")
+    if with_head:
+        shutil.copy(workspace.root / HEAD, workspace.root / f"{HEAD}.bak-1")
+    for name in (LEDGER, HEAD):  # as they were one line before
+        shutil.copy(workspace.root / f"{name}.1", workspace.root / name)
+    (fault,) = verify_ledger(workspace).faults
+    assert fault.problem == "1 lines that yolov5n-001 saw are cut off"
+    if not with_head:
+        for name in (LEDGER, HEAD):
+            (workspace.root / name).unlink()
+        with pytest.raises(DataError, match="of 2 lines, is gone"):
+            Ledger(workspace).adopt(who="Ada")
+
+
 def test_boxes_are_adopted_in_pixels_of_an_image_that_was_resized(workspace: Workspace) -> None:
     ledger = Ledger(workspace)
     ledger.record([by_model("5.png", Box(0, 0, 25, 20), Box(25, 20, 50, 30))], who="test")
@@ -668,19 +705,7 @@ def test_a_reader_beside_a_writer_knows_the_boxes_of_a_model(
 ) -> None:
     ledger = Ledger(workspace)
     ledger.record([by_model("5.png", Box(0, 0, 25, 20))], who="test")
-    read = Path.read_bytes
-    label = workspace.label_path("5.png")
-    newer = iter([by_model("5.png", Box(25, 20, 50, 40))])
-
-    def read_and_somebody_writes(path: Path) -> bytes:
-        content = read(path)
-        if path == label and (revision := next(newer, None)) is not None:
-            with monkeypatch.context() as during:
-                during.setattr(Path, "read_bytes", read)
-                ledger.record([revision], who="test")
-        return content
-
-    monkeypatch.setattr(Path, "read_bytes", read_and_somebody_writes)
+    somebody_writes(ledger, [by_model("5.png", Box(25, 20, 50, 40))], monkeypatch, after=("5.txt",))
     (first,) = annotations(workspace, "5.png") or ()
     (second,) = annotations(workspace, "5.png") or ()
     assert [(a.box.xmin, a.source) for a in (first, second)] == [(0, "model"), (25, "model")]
